@@ -4,8 +4,7 @@ TokenOptError
 ├── ConfigurationError (ValueError)   an argument or file that cannot be used
 ├── MissingExtraError (ImportError)   an optional dependency is not installed
 ├── LogFormatError (ValueError)       a call log that cannot be read at all
-├── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
-└── LedgerWriteError (RuntimeError)   the ledger's file cannot be opened
+└── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
 
 
@@ -35,7 +34,3 @@ class LogFormatError(TokenOptError, ValueError):
 
 class ScriptExhaustedError(TokenOptError, RuntimeError):
     """A scripted or replayed model was called more often than it has answers."""
-
-
-class LedgerWriteError(TokenOptError, RuntimeError):
-    """The ledger's file cannot be opened for writing at construction."""

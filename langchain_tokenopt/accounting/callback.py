@@ -1,0 +1,285 @@
+"""One LangChain callback handler that turns every model call into a record."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import Generation, LLMResult
+
+from langchain_tokenopt.accounting.prices import PriceSource, cost_of
+from langchain_tokenopt.accounting.records import CallRecord, Kind
+from langchain_tokenopt.accounting.usage import Usage, normalise_usage
+from langchain_tokenopt.messages import cache_source
+from langchain_tokenopt.tokens import counter_for
+
+# Calls whose end never came (a killed thread, a cancelled gather) must not pile up for ever.
+_MOST_OPEN = 100_000
+
+_WALKED_AWAY = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    clock: float
+    at: datetime
+    messages: Sequence[BaseMessage]
+    parent_id: UUID | None
+    tags: Sequence[str]
+    metadata: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    first_token: float | None = None
+
+
+class RecordingHandler(BaseCallbackHandler):
+    """Give a `CallRecord` of each model call to `record`.
+
+    Works for sync, async, streamed and batched calls, in agents and graphs. The numbers are read
+    at the end of the call and no message is kept, since LangChain changes cached ones later.
+    """
+
+    run_inline = True  # quick, and in an async app no thread is needed for it
+    raise_error = False
+
+    def __init__(self, *, record: Callable[[CallRecord], None], prices: PriceSource) -> None:
+        self._record = record
+        self._prices = prices
+        self._open: OrderedDict[UUID, _OpenCall] = OrderedDict()
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that began and have not ended yet, cancelled ones that LangChain never ended too."""
+        return len(self._open)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._start(messages[0], run_id, parent_run_id, tags, metadata, kwargs)
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        prompt = [HumanMessage(prompts[0])]
+        self._start(prompt, run_id, parent_run_id, tags, metadata, kwargs)
+
+    def _start(
+        self,
+        messages: Sequence[BaseMessage],
+        run_id: UUID,
+        parent_id: UUID | None,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        keywords: Mapping[str, Any],
+    ) -> None:
+        self._open[run_id] = _OpenCall(
+            clock=time.perf_counter(),
+            at=datetime.now(UTC),
+            messages=messages,
+            parent_id=parent_id,
+            tags=tags or (),
+            metadata=metadata or {},
+            parameters=keywords.get("invocation_params") or {},
+        )
+        if len(self._open) > _MOST_OPEN:
+            self._open.popitem(last=False)
+
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._open.get(run_id)
+        if call is not None and call.first_token is None:
+            call.first_token = time.perf_counter()
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._open.pop(run_id, None) or _unseen()
+        # Every generation of n > 1 carries the usage of the whole request: read it once.
+        generation = next((g for group in response.generations for g in group), None)
+        message = getattr(generation, "message", None)
+        if isinstance(message, AIMessage):
+            self._answered(run_id, call, message)
+        else:
+            self._completed(run_id, call, generation, response.llm_output or {})
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._open.pop(run_id, None) or _unseen()
+        kind: Kind = "abandoned" if isinstance(error, _WALKED_AWAY) else "error"
+        partial = kwargs.get("response")
+        text = "".join(g.text for group in partial.generations for g in group) if partial else ""
+        # What has been streamed is billed, though no provider gets to say how much it was. The
+        # same holds for a stream that the caller left; a call refused at once costs nothing.
+        sent = kind == "abandoned" or call.first_token is not None or bool(text)
+        model = _model_asked(call) or "unknown"
+        usage = _count(model, call, text) if sent else Usage()
+        name = None if kind == "abandoned" else type(error).__name__
+        self._add(run_id, call, kind=kind, model=model, usage=usage, estimated=sent, error=name)
+
+    def _answered(self, run_id: UUID, call: _OpenCall, message: AIMessage) -> None:
+        served = message.response_metadata
+        model = str(served.get("model_name") or served.get("model") or _model_asked(call) or "unknown")
+        source = cache_source(message)
+        reported: Any = message.usage_metadata or {}
+        estimated = False
+        tier = None
+        if reported.get("total_tokens"):
+            split = normalise_usage(reported, cache_write_ttl=_cache_ttl(call.parameters))
+            usage, tier = split.usage, split.tier
+        elif source is None:
+            usage, estimated = _count(model, call, _written(message)), True
+        else:
+            usage = Usage()
+        self._add(
+            run_id,
+            call,
+            kind="live" if source is None else "cache_hit",
+            model=model,
+            usage=usage,
+            tier=_standard_is_none(served.get("service_tier") or tier),
+            estimated=estimated,
+            cache=source,
+        )
+
+    def _completed(
+        self,
+        run_id: UUID,
+        call: _OpenCall,
+        generation: Generation | None,
+        output: Mapping[str, Any],
+    ) -> None:
+        """Book a call of a text-completion model, whose usage is in `llm_output` if anywhere."""
+        model = str(output.get("model_name") or _model_asked(call) or "unknown")
+        reported = output.get("token_usage") or {}
+        counts = {
+            "input_tokens": reported.get("prompt_tokens", reported.get("input_tokens")),
+            "output_tokens": reported.get("completion_tokens", reported.get("output_tokens")),
+        }
+        estimated = not any(counts.values())
+        usage = (
+            _count(model, call, generation.text if generation else "")
+            if estimated
+            else normalise_usage(counts).usage
+        )
+        self._add(run_id, call, kind="live", model=model, usage=usage, estimated=estimated)
+
+    def _add(
+        self,
+        run_id: UUID,
+        call: _OpenCall,
+        *,
+        kind: Kind,
+        model: str,
+        usage: Usage,
+        estimated: bool,
+        tier: str | None = None,
+        cache: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        ended = time.perf_counter()
+        metadata = call.metadata
+        provider = _text(metadata.get("ls_provider"))
+        price = self._price(model, provider, tier, usage, call.at)
+        hit = kind == "cache_hit"
+        self._record(
+            CallRecord(
+                run_id=run_id,
+                started_at=call.at,
+                kind=kind,
+                model=model,
+                usage=usage,
+                cost=Decimal(0) if hit else price,
+                saved=price if hit else Decimal(0),
+                latency_s=ended - call.clock,
+                first_token_s=call.first_token - call.clock if call.first_token else None,
+                parent_id=call.parent_id,
+                model_asked=_model_asked(call),
+                provider=provider,
+                tier=tier,
+                feature=_text(metadata.get("feature")),
+                endpoint=_text(metadata.get("endpoint")),
+                tenant=_text(metadata.get("tenant")),
+                node=_text(metadata.get("langgraph_node")),
+                tags=tuple(call.tags),
+                cache=cache,
+                error=error,
+                overhead=metadata.get("lc_source") == "summarization",
+                estimated=estimated,
+            )
+        )
+
+    def _price(
+        self, model: str, provider: str | None, tier: str | None, usage: Usage, at: datetime
+    ) -> Decimal | None:
+        if not usage.total_tokens:
+            return Decimal(0)
+        price = self._prices(model=model, provider=provider, tier=tier, usage=usage, at=at)
+        return cost_of(usage, price).total if price is not None else None
+
+
+def _unseen() -> _OpenCall:
+    """Stand in for a call whose start this handler did not see."""
+    return _OpenCall(
+        clock=time.perf_counter(),
+        at=datetime.now(UTC),
+        messages=(),
+        parent_id=None,
+        tags=(),
+        metadata={},
+        parameters={},
+    )
+
+
+def _model_asked(call: _OpenCall) -> str | None:
+    asked = (
+        call.metadata.get("ls_model_name")
+        or call.parameters.get("model")
+        or call.parameters.get("model_name")
+    )
+    return _text(asked)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _standard_is_none(tier: Any) -> str | None:
+    return None if tier in (None, "default", "standard", "auto") else str(tier)
+
+
+def _cache_ttl(parameters: Mapping[str, Any]) -> str | None:
+    for holder in ("prompt_cache_options", "cache_control"):
+        options = parameters.get(holder)
+        if isinstance(options, dict) and options.get("ttl"):
+            return str(options["ttl"])
+    return None
+
+
+def _written(message: AIMessage) -> str:
+    calls = "".join(f"{call['name']}{call['args']}" for call in message.tool_calls)
+    return f"{message.text}{calls}"
+
+
+def _count(model: str, call: _OpenCall, written: str) -> Usage:
+    counter = counter_for(model)
+    tools = call.parameters.get("tools") or ()
+    read = counter.count_messages(call.messages, tools=tools) if call.messages else 0
+    return Usage(plain_input=read, output=counter.count_text(written) if written else 0)
