@@ -136,7 +136,9 @@ class RecordingHandler(BaseCallbackHandler):
 
     def _answered(self, run_id: UUID, call: _OpenCall, message: AIMessage) -> None:
         served = message.response_metadata
-        model = str(served.get("model_name") or served.get("model") or _model_asked(call) or "unknown")
+        model = str(
+            served.get("model_name") or served.get("model") or _model_asked(call) or "unknown"
+        )
         source = cache_source(message)
         reported: Any = message.usage_metadata or {}
         estimated = False

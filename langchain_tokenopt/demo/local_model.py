@@ -98,7 +98,10 @@ def _wait_until_ready(
             message = f"the local model server ended at once with status {process.returncode}"
             raise LocalModelError(message)
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == httpx.codes.OK:
+            if (
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code
+                == httpx.codes.OK
+            ):
                 return
         except httpx.TransportError:
             pass  # not listening yet; the deadline ends the wait

@@ -1,0 +1,300 @@
+"""Records in an SQLite file that many processes may share."""
+
+import atexit
+import contextlib
+import json
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from langchain_tokenopt.accounting.records import CallRecord, Totals
+from langchain_tokenopt.accounting.sqlite_totals import totals_in
+from langchain_tokenopt.accounting.totals import GroupField, Window, total, total_by
+from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
+from langchain_tokenopt.errors import ConfigurationError
+
+_LOG = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+_MOST_UNSAVED = 100_000
+_RETRY_AFTER_S = 5.0
+_BATCH = 500
+
+# Money is a whole number of 1e-12 dollars: a price of six decimals per million tokens is exact.
+PICO = Decimal(10) ** 12
+
+_TEXT = (
+    "kind", "model", "model_asked", "provider", "tier", "feature", "endpoint", "tenant", "node",
+    "cache", "error",
+)  # fmt: skip
+_COLUMNS = (
+    "run_id", "parent_id", "started_at", *_TEXT, "tags", "cost", "saved", "latency_s",
+    "first_token_s", "overhead", "estimated", *USAGE_FIELDS,
+)  # fmt: skip
+
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS calls (
+    run_id BLOB PRIMARY KEY, parent_id BLOB, started_at INTEGER NOT NULL,
+    {", ".join(f"{name} TEXT" for name in _TEXT)}, tags TEXT,
+    cost INTEGER, saved INTEGER, latency_s REAL, first_token_s REAL,
+    overhead INTEGER, estimated INTEGER,
+    {", ".join(f"{name} INTEGER NOT NULL" for name in USAGE_FIELDS)}
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS calls_started_at ON calls (started_at);
+"""
+_INSERT = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
+
+
+class SqliteRecords:
+    """Records in a file in WAL mode, written by a thread of their own in batches.
+
+    `add` never waits for the disk. What was added is on disk after `flush`, `close`, the end of
+    the process, or a moment later by itself; a process that is killed loses at most that moment.
+    If the file cannot be written the records stay in memory (the newest 100,000), the log says so
+    once, and writing is tried again every few seconds.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if self._path.is_dir() or not self._path.parent.is_dir():
+            message = (
+                f"expected the path of a file in a folder that exists, got {self._path}; "
+                "create the folder or choose another path"
+            )
+            raise ConfigurationError(message)
+        self._queue: queue.SimpleQueue[CallRecord | threading.Event | None] = queue.SimpleQueue()
+        self._unsaved: deque[CallRecord] = deque()
+        self._lost = 0
+        self._warned = False
+        self._retry_at = 0.0
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+        self._writer: threading.Thread | None = None
+        self._closed = False
+        atexit.register(self.close)
+
+    @property
+    def unsaved(self) -> int:
+        """Records in memory because the file could not be written."""
+        return len(self._unsaved)
+
+    @property
+    def lost(self) -> int:
+        """Records given up because more than 100,000 could not be written."""
+        return self._lost
+
+    def add(self, record: CallRecord) -> None:
+        """Hand `record` to the writer."""
+        if self._writer is None:
+            self._start_writer()
+        self._queue.put(record)
+
+    def _start_writer(self) -> None:
+        with self._lock:
+            if self._writer is None:
+                self._closed = False
+                self._writer = threading.Thread(
+                    target=self._write_for_ever, name="tokenopt-ledger", daemon=True
+                )
+                self._writer.start()
+
+    def flush(self) -> None:
+        """Return when everything added before is in the file, or could not be written."""
+        if self._writer is None or threading.current_thread() is self._writer:
+            return
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait()
+
+    def close(self) -> None:
+        """Write what waits and end the writer; the next `add` starts another."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            self._queue.put(None)
+            writer.join()
+        if not self._closed:
+            atexit.unregister(self.close)
+            self._closed = True
+
+    def _write_for_ever(self) -> None:
+        going = True
+        while going:
+            batch: list[CallRecord] = []
+            events: list[threading.Event] = []
+            entry = self._queue.get()
+            while True:
+                if entry is None:
+                    going = False
+                elif isinstance(entry, threading.Event):
+                    events.append(entry)
+                else:
+                    batch.append(entry)
+                if len(batch) >= _BATCH:
+                    break
+                try:
+                    entry = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            self._save(batch, now=bool(events) or not going)
+            for event in events:
+                event.set()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _save(self, batch: list[CallRecord], *, now: bool) -> None:
+        self._unsaved.extend(batch)
+        if not self._unsaved or (time.monotonic() < self._retry_at and not now):
+            self._give_up_the_oldest()
+            return
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            with self._connection:
+                self._connection.executemany(_INSERT, [_row(r) for r in self._unsaved])
+        except sqlite3.Error as error:
+            self._retry_at = time.monotonic() + _RETRY_AFTER_S
+            self._give_up_the_oldest()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if not self._warned:
+                self._warned = True
+                _LOG.warning(
+                    "the ledger %s cannot be written (%s); records are kept in memory",
+                    self._path,
+                    error,
+                )
+        else:
+            self._unsaved.clear()
+
+    def _give_up_the_oldest(self) -> None:
+        while len(self._unsaved) > _MOST_UNSAVED:
+            self._unsaved.popleft()
+            self._lost += 1
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _SCHEMA_VERSION:
+                message = f"the file has schema {version}, this version knows {_SCHEMA_VERSION}"
+                raise sqlite3.DatabaseError(message)
+            connection.executescript(f"{_CREATE}; PRAGMA user_version={_SCHEMA_VERSION}")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """Give a connection for one read, `None` if there is no readable file yet."""
+        self.flush()
+        if not self._path.exists():
+            yield None
+            return
+        connection = sqlite3.connect(
+            f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=30
+        )
+        try:
+            found = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'calls'"
+            ).fetchone()
+            yield connection if found else None
+        finally:
+            connection.close()
+
+    def records(self, window: Window) -> Iterator[CallRecord]:
+        """Yield the records of a window, oldest first, those that could not be written last."""
+        with self._reading() as connection:
+            where, values = _where(window)
+            columns = ", ".join(_COLUMNS)
+            query = f"SELECT {columns} FROM calls {where} ORDER BY started_at"  # noqa: S608 - our own names
+            rows = connection.execute(query, values) if connection is not None else iter(())
+            unsaved = [record for record in self._unsaved if window.covers(record)]
+            yield from chain(map(_record, rows), unsaved)
+
+    def totals(self, window: Window) -> Totals:
+        """Return the sums of a window."""
+        with self._reading() as connection:
+            if connection is not None and not self._unsaved:
+                where, values = _where(window)
+                return totals_in(connection, None, where, values).get("", total(()))
+        return total(self.records(window))
+
+    def totals_by(self, by: GroupField, window: Window) -> dict[str, Totals]:
+        """Return the sums of a window by group."""
+        with self._reading() as connection:
+            if connection is not None and not self._unsaved:
+                where, values = _where(window)
+                return totals_in(connection, by, where, values)
+        return total_by(self.records(window), by)
+
+
+def _where(window: Window) -> tuple[str, tuple[int, ...]]:
+    conditions, values = ["1"], []
+    if window.since is not None:
+        conditions.append("started_at >= ?")
+        values.append(_microseconds(window.since))
+    if window.until is not None:
+        conditions.append("started_at < ?")
+        values.append(_microseconds(window.until))
+    return f"WHERE {' AND '.join(conditions)}", tuple(values)
+
+
+def _microseconds(at: datetime) -> int:
+    since = at - datetime.fromtimestamp(0, UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _row(record: CallRecord) -> tuple[Any, ...]:
+    return (
+        record.run_id.bytes,
+        record.parent_id.bytes if record.parent_id else None,
+        _microseconds(record.started_at),
+        *(getattr(record, name) for name in _TEXT),
+        json.dumps(record.tags) if record.tags else None,
+        None if record.cost is None else int(record.cost * PICO),
+        None if record.saved is None else int(record.saved * PICO),
+        record.latency_s,
+        record.first_token_s,
+        record.overhead,
+        record.estimated,
+        *(getattr(record.usage, name) for name in USAGE_FIELDS),
+    )
+
+
+def _record(row: tuple[Any, ...]) -> CallRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    usage = Usage(**{name: values.pop(name) for name in USAGE_FIELDS})
+    seconds, micro = divmod(values.pop("started_at"), 1_000_000)
+    parent = values.pop("parent_id")
+    return CallRecord(
+        run_id=UUID(bytes=values.pop("run_id")),
+        parent_id=UUID(bytes=parent) if parent else None,
+        started_at=datetime.fromtimestamp(seconds, UTC).replace(microsecond=micro),
+        tags=tuple(json.loads(values.pop("tags") or "[]")),
+        cost=_dollars(values.pop("cost")),
+        saved=_dollars(values.pop("saved")),
+        overhead=bool(values.pop("overhead")),
+        estimated=bool(values.pop("estimated")),
+        usage=usage,
+        **values,
+    )
+
+
+def _dollars(pico: int | None) -> Decimal | None:
+    return None if pico is None else pico / PICO
