@@ -13,6 +13,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import Generation, LLMResult
+from typing_extensions import override
 
 from langchain_tokenopt.accounting.prices import PriceSource, cost_of
 from langchain_tokenopt.accounting.records import CallRecord, Kind
@@ -55,9 +56,10 @@ class RecordingHandler(BaseCallbackHandler):
 
     @property
     def open_calls(self) -> int:
-        """Calls that began and have not ended yet, cancelled ones that LangChain never ended too."""
+        """Calls without an end so far, with those that were cancelled and never got one."""
         return len(self._open)
 
+    @override
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -69,8 +71,16 @@ class RecordingHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._start(messages[0], run_id, parent_run_id, tags, metadata, kwargs)
+        self._start(
+            messages[0],
+            run_id=run_id,
+            parent_id=parent_run_id,
+            tags=tags,
+            metadata=metadata,
+            keywords=kwargs,
+        )
 
+    @override
     def on_llm_start(
         self,
         serialized: dict[str, Any] | None,
@@ -82,12 +92,19 @@ class RecordingHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        prompt = [HumanMessage(prompts[0])]
-        self._start(prompt, run_id, parent_run_id, tags, metadata, kwargs)
+        self._start(
+            [HumanMessage(prompts[0])],
+            run_id=run_id,
+            parent_id=parent_run_id,
+            tags=tags,
+            metadata=metadata,
+            keywords=kwargs,
+        )
 
     def _start(
         self,
         messages: Sequence[BaseMessage],
+        *,
         run_id: UUID,
         parent_id: UUID | None,
         tags: Sequence[str] | None,
@@ -106,11 +123,13 @@ class RecordingHandler(BaseCallbackHandler):
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
 
+    @override
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         call = self._open.get(run_id)
         if call is not None and call.first_token is None:
             call.first_token = time.perf_counter()
 
+    @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         call = self._open.pop(run_id, None) or _unseen()
         # Every generation of n > 1 carries the usage of the whole request: read it once.
@@ -121,6 +140,7 @@ class RecordingHandler(BaseCallbackHandler):
         else:
             self._completed(run_id, call, generation, response.llm_output or {})
 
+    @override
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         call = self._open.pop(run_id, None) or _unseen()
         kind: Kind = "abandoned" if isinstance(error, _WALKED_AWAY) else "error"

@@ -33,33 +33,33 @@ def report_text(
 ) -> str:
     """Return the account: what was spent, what was saved, and what is not known."""
     usage = totals.usage
+    written = usage.cache_write + usage.cache_write_1h + usage.cache_write_12h
+    calls = f"{totals.live} live, {totals.cache_hits} cache hits, {totals.errors} errors"
+    cached = f"{usage.cache_read:,} read from the provider's cache, {written:,} written to it"
+    latency = f"p50 {seconds(totals.latency_p50_s)}, p95 {seconds(totals.latency_p95_s)}"
+    first = f"p50 {seconds(totals.first_token_p50_s)}, p95 {seconds(totals.first_token_p95_s)}"
     lines = [
         f"spent {dollars(totals.cost)}, saved by caches {dollars(totals.saved)}",
-        f"calls {totals.calls}: {totals.live} live, {totals.cache_hits} cache hits, "
-        f"{totals.errors} errors, {totals.abandoned} abandoned",
-        f"tokens: {usage.plain_input:,} input, {usage.cache_read:,} read from the provider's cache, "
-        f"{usage.cache_write + usage.cache_write_1h + usage.cache_write_12h:,} written to it, "
-        f"{usage.output:,} output ({usage.reasoning:,} reasoning)",
-        f"latency p50 {seconds(totals.latency_p50_s)}, p95 {seconds(totals.latency_p95_s)}; "
-        f"first token p50 {seconds(totals.first_token_p50_s)}, "
-        f"p95 {seconds(totals.first_token_p95_s)}",
+        f"calls {totals.calls}: {calls}, {totals.abandoned} abandoned",
+        f"input {usage.plain_input:,}, {cached}",
+        f"output {usage.output:,}, of it {usage.reasoning:,} reasoning",
+        f"latency {latency}; first token {first}",
     ]
     if totals.unpriced_calls:
         models = ", ".join(totals.unpriced_models)
-        lines.append(
-            f"UNPRICED: {totals.unpriced_calls} calls with {totals.unpriced_tokens:,} tokens of "
-            f"{models}; {totals.priced_share:.1%} of tokens are priced. Give prices in an override file."
-        )
+        unpriced = f"{totals.unpriced_calls} calls, {totals.unpriced_tokens:,} tokens of {models}"
+        share = f"{totals.priced_share:.1%} of tokens are priced"
+        lines.append(f"UNPRICED: {unpriced}; {share}. Give prices in an override file.")
     if totals.estimated_calls:
         lines.append(f"estimated: the usage of {totals.estimated_calls} calls was counted here")
     if unsaved or lost:
         lines.append(f"NOT ON DISK: {unsaved} records in memory only, {lost} lost")
     width = max((len(name or "(none)") for name in groups), default=0)
-    lines.extend(
-        f"  {by} {name or '(none)':<{width}}  {t.calls:>6} calls  {t.usage.total_tokens:>12,} tokens  "
-        f"spent {dollars(t.cost):>12}  saved {dollars(t.saved):>12}"
-        for name, t in groups.items()
-    )
+    for name, group in groups.items():
+        shown = f"{by} {name or '(none)':<{width}}"
+        tokens = f"{group.calls:>6} calls  {group.usage.total_tokens:>12,} tokens"
+        money = f"spent {dollars(group.cost):>12}  saved {dollars(group.saved):>12}"
+        lines.append(f"  {shown}  {tokens}  {money}")
     return "\n".join(lines)
 
 

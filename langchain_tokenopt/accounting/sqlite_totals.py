@@ -26,7 +26,8 @@ def totals_in(
     query = f"""
         SELECT {group}, COUNT(*), SUM(kind IN ('live', 'embedding', 'batch')),
             SUM(kind = 'cache_hit'), SUM(kind = 'error'), SUM(kind = 'abandoned'),
-            SUM(cost / {_MICRO}), SUM(cost % {_MICRO}), SUM(saved / {_MICRO}), SUM(saved % {_MICRO}),
+            SUM(cost / {_MICRO}), SUM(cost % {_MICRO}),
+            SUM(saved / {_MICRO}), SUM(saved % {_MICRO}),
             SUM(cost IS NULL OR saved IS NULL),
             SUM(CASE WHEN cost IS NULL OR saved IS NULL THEN {_total_tokens()} ELSE 0 END),
             SUM(estimated), {sums}
@@ -91,7 +92,8 @@ def _percentiles(
 ) -> dict[str, tuple[float, float]]:
     """Return the nearest-rank median and 95th percentile of each group."""
     query = f"""
-        SELECT g, MIN(CASE WHEN rank * 2 >= n THEN v END), MIN(CASE WHEN rank * 20 >= n * 19 THEN v END)
+        SELECT g, MIN(CASE WHEN rank * 2 >= n THEN v END),
+            MIN(CASE WHEN rank * 20 >= n * 19 THEN v END)
         FROM (SELECT {group} AS g, {column} AS v,
                      ROW_NUMBER() OVER (PARTITION BY {group} ORDER BY {column}) AS rank,
                      COUNT(*) OVER (PARTITION BY {group}) AS n

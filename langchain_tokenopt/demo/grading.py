@@ -7,9 +7,9 @@ _ANSWER = re.compile(r"answer\s*:\s*\$?\s*(-?[\d,]*\.?\d+)", re.IGNORECASE)
 
 
 def stated_number(text: str) -> Decimal | None:
-    """Return the number on the last "Answer:" line.
+    r"""Return the number on the last "Answer:" line.
 
-    >>> stated_number("3 x $4.00 = $12.00\\nAnswer: 12.00")
+    >>> stated_number("3 x $4.00 = $12.00\nAnswer: 12.00")
     Decimal('12.00')
     """
     found = _ANSWER.findall(text)

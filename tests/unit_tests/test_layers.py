@@ -40,9 +40,7 @@ def test_a_part_imports_only_what_its_layer_may(file: Path) -> None:
     part = part_of(file)
     imported = own_parts_imported(file) - {part}
 
-    if part in FOUNDATION:
-        assert imported <= FOUNDATION
-    elif part in SIBLINGS or part == "testing":
+    if part in FOUNDATION or part in SIBLINGS or part == "testing":
         assert imported <= FOUNDATION
 
 

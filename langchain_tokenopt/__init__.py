@@ -1,0 +1,32 @@
+"""Spend fewer tokens in LangChain and LangGraph applications, and prove it.
+
+The names below are loaded on first use, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from langchain_tokenopt._version import __version__
+
+if TYPE_CHECKING:
+    from langchain_tokenopt.accounting import UsageLedger, track_usage
+    from langchain_tokenopt.tokens import counter_for
+
+_HOMES = {
+    "UsageLedger": "accounting",
+    "counter_for": "tokens",
+    "track_usage": "accounting",
+}
+
+__all__ = ["UsageLedger", "__version__", "counter_for", "track_usage"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
