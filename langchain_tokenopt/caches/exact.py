@@ -1,0 +1,265 @@
+"""LangChain caches over a store: the same request gets the same answer."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.outputs import ChatGeneration, Generation
+from typing_extensions import override
+
+from langchain_tokenopt.caches.codec import Codec, UnencodableError, UnreadableError, settled
+from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
+from langchain_tokenopt.caches.memory import MemoryStore
+from langchain_tokenopt.caches.sqlite import SqliteStore
+from langchain_tokenopt.caches.store import Store, Tally
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.messages import mark_cache_hit
+
+_LOG = logging.getLogger(__name__)
+# After a failure the store is left alone for a moment: not every call should wait for it.
+_REST_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """What a cache did since it was made, and what it holds."""
+
+    hits: int
+    misses: int
+    writes: int
+    errors: int
+    """Look-ups and writes that the store failed; the calls went on without it."""
+    unreadable: int
+    """Entries that were altered, or written by another version or key. Each is a miss too."""
+    rejected: int
+    """Answers that could not be kept without loss."""
+    evicted: int
+    expired: int
+    entries: int | None
+    """`None` if the store cannot say now."""
+    bytes: int | None
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits of all look-ups, 0.0 before the first."""
+        looked = self.hits + self.misses
+        return self.hits / looked if looked else 0.0
+
+
+class ExactCache(BaseCache):
+    """A LangChain cache that finds a request again when nothing that matters has changed.
+
+    What matters is the messages without their ids, counts and marks, and the model's own
+    description. A served message has a new id and says that it was served (see `messages.py`).
+    A store that fails is logged once, counted, and left alone for five seconds; calls go on.
+
+    Args:
+        store: Where entries live.
+        ttl_s: How long an answer may be served, in seconds; `None` for as long as it is kept.
+        key_fields: See `KeyMaker`.
+        tenant: Whose entries these are, or a function that says so for the current call. No
+            tenant ever gets another's entry.
+        signing_key: A secret; entries that were not written with it are misses.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ttl_s: float | None = None,
+        key_fields: Sequence[str] | None = None,
+        tenant: Tenant = "",
+        signing_key: bytes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if ttl_s is not None and ttl_s <= 0:
+            message = f"ttl_s must be more than 0 seconds, or None for no limit, got {ttl_s}"
+            raise ConfigurationError(message)
+        self.store = store
+        self._ttl_s = ttl_s
+        self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
+        self._codec = Codec(signing_key=signing_key)
+        self._clock = clock
+        self._tally = Tally()
+        self._rests_until = 0.0
+        self._warned = False
+
+    def key(self, prompt: str, llm_string: str) -> CacheKey:
+        """Return the key of a request, for tenants and single flight."""
+        return self._key(prompt, llm_string)
+
+    @override
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        key = self._key(prompt, llm_string).digest
+        if self._resting():
+            self._missed()
+            return None
+        try:
+            data = self.store.get([key]).get(key)
+        except OSError as error:
+            self._failed(error)
+            return None
+        return self._read(data)
+
+    @override
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        key = self._key(prompt, llm_string).digest
+        if self._resting():
+            self._missed()
+            return None
+        try:
+            data = (await self.store.aget([key])).get(key)
+        except OSError as error:
+            self._failed(error)
+            return None
+        return self._read(data)
+
+    @override
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        data = self._written(return_val)
+        if data is None or self._resting():
+            return
+        try:
+            self.store.put({self._key(prompt, llm_string).digest: data}, ttl_s=self._ttl_s)
+        except OSError as error:
+            self._failed(error, looked=False)
+        else:
+            self._tally.add("writes")
+
+    @override
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        data = self._written(return_val)
+        if data is None or self._resting():
+            return
+        try:
+            await self.store.aput({self._key(prompt, llm_string).digest: data}, ttl_s=self._ttl_s)
+        except OSError as error:
+            self._failed(error, looked=False)
+        else:
+            self._tally.add("writes")
+
+    @override
+    def clear(self, **kwargs: Any) -> None:
+        self.store.clear()
+
+    @override
+    async def aclear(self, **kwargs: Any) -> None:
+        await self.store.aclear()
+
+    def stats(self) -> CacheStats:
+        """Return the counts so far."""
+        try:
+            size = self.store.size()
+        except OSError:
+            size = None
+        events = self.store.events()
+        return CacheStats(
+            hits=self._tally.of("hits"),
+            misses=self._tally.of("misses"),
+            writes=self._tally.of("writes"),
+            errors=self._tally.of("errors"),
+            unreadable=self._tally.of("unreadable"),
+            rejected=self._tally.of("rejected"),
+            evicted=events.evicted,
+            expired=events.expired,
+            entries=None if size is None else size.entries,
+            bytes=None if size is None else size.bytes,
+        )
+
+    def close(self) -> None:
+        """Release what the store holds open; the cache may be used again."""
+        self.store.close()
+
+    def _resting(self) -> bool:
+        return self._clock() < self._rests_until
+
+    def _missed(self) -> None:
+        self._tally.add("misses")
+
+    def _failed(self, error: OSError, *, looked: bool = True) -> None:
+        self._tally.add("errors")
+        if looked:
+            self._tally.add("misses")
+        self._rests_until = self._clock() + _REST_S
+        if not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "the %s cache failed, calls go on without it: %s", self.store.source, error
+            )
+
+    def _read(self, data: bytes | None) -> list[Generation] | None:
+        if data is None:
+            self._missed()
+            return None
+        try:
+            answers = self._codec.decode(data)
+        except UnreadableError:
+            self._tally.add("unreadable")
+            self._missed()
+            return None
+        self._tally.add("hits")
+        return [_served(answer, self.store.source) for answer in answers]
+
+    def _written(self, answers: RETURN_VAL_TYPE) -> bytes | None:
+        try:
+            return self._codec.encode(settled(answers))
+        except UnencodableError:
+            self._tally.add("rejected")
+            return None
+
+
+def _served(answer: Generation, source: str) -> Generation:
+    """Return the answer marked as served, under a new id: an old one would replace its twin."""
+    if isinstance(answer, ChatGeneration):
+        message: Any = mark_cache_hit(answer.message, source=source)  # type: ignore[type-var]  # the codec only makes AI messages
+        message.id = f"cached--{uuid4()}"
+        return ChatGeneration(message=message, generation_info=answer.generation_info)
+    return answer
+
+
+class MemoryCache(ExactCache):
+    """Exact answers in this process; the least recently used make room.
+
+    >>> from langchain_tokenopt.testing import ScriptedModel
+    >>> model = ScriptedModel(["four"], cache=MemoryCache())
+    >>> model.invoke("2 + 2?").text, model.invoke("2 + 2?").text, model.calls
+    ('four', 'four', 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        max_entries: int | None = 10_000,
+        max_bytes: int | None = None,
+        ttl_s: float | None = None,
+        key_fields: Sequence[str] | None = None,
+        tenant: Tenant = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        store = MemoryStore(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
+        super().__init__(store, ttl_s=ttl_s, key_fields=key_fields, tenant=tenant)
+
+
+class SqliteCache(ExactCache):
+    """Exact answers in an SQLite file, kept across restarts and shared by processes."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int | None = None,
+        ttl_s: float | None = None,
+        key_fields: Sequence[str] | None = None,
+        tenant: Tenant = "",
+        signing_key: bytes | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        store = SqliteStore(path, max_bytes=max_bytes, clock=clock)
+        super().__init__(
+            store, ttl_s=ttl_s, key_fields=key_fields, tenant=tenant, signing_key=signing_key
+        )

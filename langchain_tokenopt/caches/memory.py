@@ -1,0 +1,131 @@
+"""Entries in this process: least recently used first out, bounded by number and by bytes."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from langchain_tokenopt.caches.store import StoreEvents, StoreSize
+from langchain_tokenopt.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    value: bytes
+    expires_at: float
+
+
+class MemoryStore:
+    """A `Store` in memory. Reading is as quick as a dictionary, so the async twins do the same.
+
+    Args:
+        max_entries: Most entries to keep.
+        max_bytes: Most bytes of keys and encoded values to keep; an entry larger than all of it
+            is not kept.
+        clock: Seconds, for tests.
+    """
+
+    source = "memory"
+
+    def __init__(
+        self,
+        *,
+        max_entries: int | None = 10_000,
+        max_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for name, bound in (("max_entries", max_entries), ("max_bytes", max_bytes)):
+            if bound is not None and bound < 1:
+                message = f"{name} must be at least 1, or None for no bound, got {bound}"
+                raise ConfigurationError(message)
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._bytes = 0
+        self._evicted = 0
+        self._expired = 0
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the entries that are there, and count them as used."""
+        found = {}
+        with self._lock:
+            for key in keys:
+                entry = self._entries.get(key)
+                if entry is None:
+                    continue
+                if entry.expires_at <= self._clock():
+                    self._drop(key)
+                    self._expired += 1
+                    continue
+                self._entries.move_to_end(key)
+                found[key] = entry.value
+        return found
+
+    def put(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+        """Keep entries; the least recently used make room."""
+        expires_at = float("inf") if ttl_s is None else self._clock() + ttl_s
+        with self._lock:
+            for key, value in entries.items():
+                self._drop(key)
+                if self._max_bytes is not None and len(key) + len(value) > self._max_bytes:
+                    self._evicted += 1
+                    continue
+                self._entries[key] = _Entry(value, expires_at)
+                self._bytes += len(key) + len(value)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._entries and (
+            (self._max_entries is not None and len(self._entries) > self._max_entries)
+            or (self._max_bytes is not None and self._bytes > self._max_bytes)
+        ):
+            self._drop(next(iter(self._entries)))
+            self._evicted += 1
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= len(key) + len(entry.value)
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Forget entries."""
+        with self._lock:
+            for key in keys:
+                self._drop(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
+    async def aget(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Do what `get` does."""
+        return self.get(keys)
+
+    async def aput(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+        """Do what `put` does."""
+        self.put(entries, ttl_s=ttl_s)
+
+    async def adelete(self, keys: Iterable[bytes]) -> None:
+        """Do what `delete` does."""
+        self.delete(keys)
+
+    async def aclear(self) -> None:
+        """Do what `clear` does."""
+        self.clear()
+
+    def size(self) -> StoreSize:
+        """Return how much is held, entries that expired unseen among it."""
+        with self._lock:
+            return StoreSize(entries=len(self._entries), bytes=self._bytes)
+
+    def events(self) -> StoreEvents:
+        """Return what was evicted and what expired."""
+        return StoreEvents(evicted=self._evicted, expired=self._expired)
+
+    def close(self) -> None:
+        """Nothing is held open."""

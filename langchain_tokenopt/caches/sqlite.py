@@ -1,0 +1,260 @@
+"""Entries in an SQLite file that threads and processes share."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from langchain_tokenopt.caches.store import StoreError, StoreEvents, StoreSize, Tally
+from langchain_tokenopt.errors import ConfigurationError
+
+_SCHEMA_VERSION = 1
+# The row id is taken from the key, so a look-up is one walk down one tree; the whole key is kept
+# in the row and compared, since two keys may share 63 bits.
+_CREATE = """
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB NOT NULL,
+    expires_at REAL, used_at INTEGER NOT NULL, bytes INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS entries_expires_at ON entries (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entries_used_at ON entries (used_at);
+CREATE TABLE IF NOT EXISTS held (one INTEGER PRIMARY KEY, entries INTEGER, bytes INTEGER);
+INSERT OR IGNORE INTO held VALUES (1, 0, 0);
+CREATE TRIGGER IF NOT EXISTS entries_in AFTER INSERT ON entries BEGIN
+    UPDATE held SET entries = entries + 1, bytes = bytes + NEW.bytes; END;
+CREATE TRIGGER IF NOT EXISTS entries_out AFTER DELETE ON entries BEGIN
+    UPDATE held SET entries = entries - 1, bytes = bytes - OLD.bytes; END;
+"""
+# When an entry was used is written at most this often, and with the next write: reading an entry
+# then never waits for the writer.
+_USED_EVERY_S = 60
+_EVICT_AT_ONCE = 64
+_MOST_TOUCHED = 10_000
+
+
+class SqliteStore:
+    """A `Store` in a file in WAL mode: what `put` returned from survives a killed process.
+
+    Reads run beside writes, and processes write in turn. When the entries exceed `max_bytes` the
+    least recently used make room, a few at each write. A power cut may lose the last writes, but
+    never the file.
+
+    Args:
+        path: The file; made if it is not there.
+        max_bytes: Most bytes of keys and encoded values to keep; the file is somewhat larger.
+        busy_timeout_s: How long a call waits for another process that writes.
+        clock: Unix time in seconds, for tests.
+
+    Raises:
+        ConfigurationError: The path is a folder, or its folder does not exist.
+    """
+
+    source = "sqlite"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int | None = None,
+        busy_timeout_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        if self._path.is_dir() or not self._path.parent.is_dir():
+            message = (
+                f"expected the path of a file in a folder that exists, got {self._path}; "
+                "create the folder or choose another path"
+            )
+            raise ConfigurationError(message)
+        if max_bytes is not None and max_bytes < 1:
+            message = f"max_bytes must be at least 1, or None for no bound, got {max_bytes}"
+            raise ConfigurationError(message)
+        self._max_bytes = max_bytes
+        self._busy_timeout_s = busy_timeout_s
+        self._clock = clock
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        self._generation = 0
+        self._touched: dict[int, int] = {}
+        self._tally = Tally()
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the entries that are there.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        found = {}
+        now = self._clock()
+        with self._using() as connection:
+            for key in keys:
+                row = connection.execute(
+                    "SELECT key, value, expires_at, used_at FROM entries WHERE id = ?", (_id(key),)
+                ).fetchone()
+                if row is None or row[0] != key:
+                    continue
+                if row[2] is not None and row[2] <= now:
+                    self._tally.add("expired")
+                    continue
+                found[key] = row[1]
+                if now - row[3] > _USED_EVERY_S and len(self._touched) < _MOST_TOUCHED:
+                    self._touched[_id(key)] = int(now)
+        return found
+
+    def put(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+        """Keep entries; returned means that a killed process does not lose them.
+
+        Raises:
+            StoreError: The file cannot be written: read-only, full, or held too long.
+        """
+        now = self._clock()
+        expires_at = None if ttl_s is None else now + ttl_s
+        rows = [
+            (_id(key), key, value, expires_at, int(now), len(key) + len(value))
+            for key, value in entries.items()
+        ]
+        with self._writing() as connection:
+            # A delete and an insert, not a replace: triggers count what goes.
+            connection.executemany("DELETE FROM entries WHERE id = ?", [row[:1] for row in rows])
+            connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._tidy(connection, now)
+
+    def _tidy(self, connection: sqlite3.Connection, now: float) -> None:
+        touched, self._touched = self._touched, {}
+        if touched:
+            used = [(at, row) for row, at in touched.items()]
+            connection.executemany("UPDATE entries SET used_at = ? WHERE id = ?", used)
+        connection.execute(
+            "DELETE FROM entries WHERE id IN"
+            " (SELECT id FROM entries WHERE expires_at <= ? LIMIT ?)",
+            (now, _EVICT_AT_ONCE),
+        )
+        while self._max_bytes is not None:
+            entries, held = connection.execute("SELECT entries, bytes FROM held").fetchone()
+            if held <= self._max_bytes:
+                break
+            gone = connection.execute(
+                "DELETE FROM entries WHERE id IN"
+                " (SELECT id FROM entries ORDER BY used_at, id LIMIT ?)",
+                (min(_EVICT_AT_ONCE, max(entries // 8, 1)),),
+            ).rowcount
+            self._tally.add("evicted", gone)
+            if not gone:
+                break
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Forget entries.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        with self._writing() as connection:
+            connection.executemany(
+                "DELETE FROM entries WHERE id = ? AND key = ?", [(_id(key), key) for key in keys]
+            )
+
+    def clear(self) -> None:
+        """Forget everything.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        with self._writing() as connection:
+            connection.execute("DELETE FROM entries")
+
+    async def aget(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Do what `get` does in a thread."""
+        return await asyncio.to_thread(self.get, list(keys))
+
+    async def aput(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+        """Do what `put` does in a thread."""
+        await asyncio.to_thread(self.put, dict(entries), ttl_s=ttl_s)
+
+    async def adelete(self, keys: Iterable[bytes]) -> None:
+        """Do what `delete` does in a thread."""
+        await asyncio.to_thread(self.delete, list(keys))
+
+    async def aclear(self) -> None:
+        """Do what `clear` does in a thread."""
+        await asyncio.to_thread(self.clear)
+
+    def size(self) -> StoreSize:
+        """Return how much the file holds, expired entries that wait to be tidied among it."""
+        with self._using() as connection:
+            entries, held = connection.execute("SELECT entries, bytes FROM held").fetchone()
+        return StoreSize(entries=entries, bytes=held)
+
+    def events(self) -> StoreEvents:
+        """Return what this process evicted and found expired."""
+        return StoreEvents(evicted=self._tally.of("evicted"), expired=self._tally.of("expired"))
+
+    def close(self) -> None:
+        """Close the connections of all threads; the next call opens another."""
+        with self._lock:
+            connections, self._connections = self._connections, []
+            self._generation += 1
+        for connection in connections:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._using() as connection:
+            # Taking the write lock first: a read that turns into a write cannot wait for it.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connection(self) -> sqlite3.Connection:
+        """Return this thread's connection; one from before a fork must not be used."""
+        mine = (os.getpid(), self._generation)
+        if getattr(self._local, "owner", None) != mine:
+            self._local.connection = self._open()
+            self._local.owner = mine
+        connection: sqlite3.Connection = self._local.connection
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,  # `close` is called from another thread
+        )
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _SCHEMA_VERSION:
+                message = f"has schema {version}, this version knows {_SCHEMA_VERSION}"
+                raise sqlite3.DatabaseError(message)
+            if version < _SCHEMA_VERSION:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;"
+                )
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        with self._lock:
+            self._connections.append(connection)
+        return connection
+
+
+def _id(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big") >> 1
