@@ -1,35 +1,38 @@
-"""Which encoding a model counts with, and whether that is the provider's own."""
+"""What an encoder is to the rest of the package."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class TextEncoding(Protocol):
+    """Counts the tokens of a text."""
+
+    @property
+    def name(self) -> str:
+        """Who counts, shown in reports: `toktok-rs/o200k_base`, `estimate`, ..."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether counts equal tiktoken's."""
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of `text`; special tokens in it are ordinary text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelEncoding:
-    """The encoding that counts for a model."""
+class Unavailable:
+    """Why an engine cannot count in an encoding here."""
 
-    name: str
-    exact: bool
-    """Whether the provider itself counts with it; otherwise a count is an estimate."""
-
-
-# tiktoken's own map ends at the models of its release; newer OpenAI models all use o200k_base.
-_CL100K = ("gpt-4-", "gpt-3.5", "gpt-35", "text-embedding-3", "text-embedding-ada-002")
-_O200K = ("gpt-4o", "gpt-4.", "gpt-5", "gpt-6", "gpt-7", "chatgpt-", "o1", "o3", "o4", "gpt-oss")
+    reason: str
+    broken: bool = False
+    """Whether the engine is installed and gave wrong answers, rather than being absent."""
 
 
-def encoding_of(model: str | None) -> ModelEncoding:
-    """Return the encoding of `model`; of no model, o200k_base as an exact one.
+Engine = Callable[[str], TextEncoding | Unavailable]
+"""Opens the encoding of a name, or says why it cannot."""
 
-    >>> encoding_of("gpt-5.1").name, encoding_of("ft:gpt-4-0613:acme::1").name
-    ('o200k_base', 'cl100k_base')
-    >>> encoding_of("claude-sonnet-4-5").exact
-    False
-    """
-    if model is None:
-        return ModelEncoding(name="o200k_base", exact=True)
-    name = model.lower().removeprefix("ft:").removeprefix("openai/")
-    if name.startswith(_O200K):
-        return ModelEncoding(name="o200k_base", exact=True)
-    if name == "gpt-4" or name.startswith(_CL100K):
-        return ModelEncoding(name="cl100k_base", exact=True)
-    return ModelEncoding(name="o200k_base", exact=False)
+
+def valid_text(text: str) -> str:
+    """Return `text` with surrogate pairs joined and lone surrogates replaced, as tiktoken does."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

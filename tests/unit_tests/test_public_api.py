@@ -23,7 +23,8 @@ def test_all_is_sorted_complete_and_real(name: str) -> None:
     module = importlib.import_module(name)
     exported = list(module.__all__)
 
-    assert exported == sorted(exported)
+    # The order that ruff's RUF022 asks for: constants, classes, functions.
+    assert exported == sorted(exported, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     assert len(set(exported)) == len(exported)
     for public in exported:
         assert getattr(module, public) is not None
