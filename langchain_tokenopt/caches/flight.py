@@ -94,7 +94,8 @@ class SingleFlight(Generic[T]):
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: the collector may close an abandoned stream while this thread holds it.
+        self._lock = threading.RLock()
         self._flights: dict[Hashable, _Flight[T]] = {}
         self.landed = 0
         """How many calls were answered; unchanged means that no answer can have come since."""

@@ -115,7 +115,7 @@ class Estimator:
         """Return an estimate, at least 1 for a text that is not empty.
 
         >>> Estimator("o200k_base").count("The quick brown fox jumps over the lazy dog.")
-        10
+        11
         """
         tokens = sum(self._rates[feature] * times for feature, times in _features(text))
         return max(round(tokens), 1) if text else 0
