@@ -4,6 +4,7 @@ from langchain_tokenopt.caches.codec import Codec, UnencodableError, UnreadableE
 from langchain_tokenopt.caches.exact import CacheStats, ExactCache, MemoryCache, SqliteCache
 from langchain_tokenopt.caches.keys import KEY_FIELDS, CacheKey, KeyMaker, Tenant, canonical_prompt
 from langchain_tokenopt.caches.memory import MemoryStore
+from langchain_tokenopt.caches.model import CachedChatModel
 from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Store, StoreError, StoreEvents, StoreSize
 
@@ -11,6 +12,7 @@ __all__ = [
     "KEY_FIELDS",
     "CacheKey",
     "CacheStats",
+    "CachedChatModel",
     "Codec",
     "ExactCache",
     "KeyMaker",

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_LATELY = 1_000
 
 
 class Turn(Generic[T]):
@@ -97,8 +98,15 @@ class SingleFlight(Generic[T]):
         # Reentrant: the collector may close an abandoned stream while this thread holds it.
         self._lock = threading.RLock()
         self._flights: dict[Hashable, _Flight[T]] = {}
-        self.landed = 0
-        """How many calls were answered; unchanged means that no answer can have come since."""
+        self._landed: OrderedDict[Hashable, None] = OrderedDict()
+
+    def landed_lately(self, key: Hashable) -> bool:
+        """Return whether `key` was among the last thousand answered: an answer may be kept by now.
+
+        A caller that looked for an answer before it took its turn should then look again.
+        """
+        with self._lock:
+            return key in self._landed
 
     def take_turn(self, key: Hashable) -> Turn[T]:
         """Return the lead, or block until an identical call has its answer."""
@@ -174,7 +182,10 @@ class SingleFlight(Generic[T]):
             if flight.answer is not None:
                 return
             flight.answer, flight.turn = answer, turn
-            self.landed += 1
+            self._landed[flight.key] = None
+            self._landed.move_to_end(flight.key)
+            if len(self._landed) > _LATELY:
+                self._landed.popitem(last=False)
             for waiter in flight.waiters:
                 waiter.give(Turn(shared=answer))
             flight.waiters.clear()

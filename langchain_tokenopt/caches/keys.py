@@ -17,6 +17,7 @@ from typing import Any
 from langchain_tokenopt.errors import ConfigurationError
 
 _VERSION = "1"  # raise it when the meaning of a key changes, so that old entries miss
+_LONG_PROMPT = 65_536
 
 Tenant = str | Callable[[], str]
 """A tenant's name, or a function that returns the current one (from a context variable, say)."""
@@ -66,16 +67,20 @@ class KeyMaker:
         """Return the key of a request."""
         tenant = self._tenant if isinstance(self._tenant, str) else self._tenant()
         model = llm_string if self._fields is None else _chosen(llm_string, self._fields)
-        return CacheKey(tenant=tenant, digest=_digest(tenant, prompt, model))
+        # A miss asks for its key twice; long prompts are not kept alive for that.
+        digest = _digest if len(prompt) > _LONG_PROMPT else _remembered_digest
+        return CacheKey(tenant=tenant, digest=digest(tenant, prompt, model))
 
 
-@lru_cache(maxsize=1024)
 def _digest(tenant: str, prompt: str, model: str) -> bytes:
     digest = hashlib.sha256(_VERSION.encode())
     for part in (tenant, canonical_prompt(prompt), model):
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)  # so ("ab", "c") is not ("a", "bc")
     return digest.digest()
+
+
+_remembered_digest = lru_cache(maxsize=1024)(_digest)
 
 
 def canonical_prompt(prompt: str) -> str:
@@ -87,7 +92,7 @@ def canonical_prompt(prompt: str) -> str:
     >>> canonical_prompt(first) == canonical_prompt(second)
     True
     """
-    if not prompt.startswith("["):
+    if not prompt.startswith("[{"):
         return prompt
     try:
         messages = json.loads(prompt)

@@ -1,0 +1,344 @@
+"""A chat model with a cache around it that also serves streams and calls in flight."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, PrivateAttr
+from typing_extensions import override
+
+from langchain_tokenopt.caches.exact import ExactCache
+from langchain_tokenopt.caches.flight import SingleFlight, Turn
+from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, canonical_prompt
+from langchain_tokenopt.caches.replay import replay, restore_parsed, served, settled
+from langchain_tokenopt.caches.rewire import replace_models
+from langchain_tokenopt.caches.store import Tally
+from langchain_tokenopt.caches.upstream import acall, astream_of, call, copied, merged, stream_of
+from langchain_tokenopt.errors import ConfigurationError
+
+_LOG = logging.getLogger(__name__)
+_IN_FLIGHT = "in_flight"
+_key_of = KeyMaker()
+# How an answer is transported does not change it.
+_TRANSPORT = frozenset({"stream", "stream_usage", "stream_options"})
+
+_Answers = list[ChatGeneration]
+_flights: WeakKeyDictionary[BaseCache, SingleFlight[_Answers]] = WeakKeyDictionary()
+_flights_lock = Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One request as a cache knows it."""
+
+    prompt: str
+    llm_string: str
+    key: CacheKey
+    """Equal for requests that may share an answer."""
+    schema: Any
+    """What was asked for as `response_format`."""
+
+
+class CachedChatModel(BaseChatModel):
+    """Answers from a cache where it can, with one call for any number of identical ones in flight.
+
+    Stands wherever the wrapped model stood: `invoke`, `batch`, `stream`, their async twins,
+    `bind_tools` and `with_structured_output`, agents and graphs. A served answer has an id of its
+    own, is marked (see `messages.cache_source`; `in_flight` where an identical call made it), and a
+    served stream comes in chunks. Streams that the caller abandons are not kept. The wrapped
+    model's own cache and the global one are not asked. A cache that raises is logged once, counted
+    in `cache_failures`, and the call goes to the model.
+
+    Identical calls wait for the first of them. If it fails or is cancelled, the next one makes
+    the call; so with a model that is down every caller gets its own error.
+
+    Args:
+        model: The model to ask.
+        cache: Any LangChain cache; those of this package also partition by tenant.
+
+    >>> from langchain_tokenopt.caches import MemoryCache
+    >>> from langchain_tokenopt.testing import ScriptedModel
+    >>> upstream = ScriptedModel(["four"])
+    >>> model = CachedChatModel(upstream, cache=MemoryCache())
+    >>> model.invoke("2 + 2?").text, "".join(chunk.text for chunk in model.stream("2 + 2?"))
+    ('four', 'four')
+    >>> upstream.calls
+    1
+    """
+
+    model: BaseChatModel
+    response_cache: BaseCache
+
+    _tally: Tally = PrivateAttr(default_factory=Tally)
+
+    def __init__(self, model: BaseChatModel, *, cache: BaseCache, **keywords: Any) -> None:
+        _check(model, BaseChatModel, "wrap the model first, then bind tools to the wrapped one")
+        _check(cache, BaseCache, "pass a LangChain cache, such as MemoryCache()")
+        # What the caller sees of the wrapped model; its rate limit is kept to by real calls only.
+        shown = {
+            name: getattr(model, name)
+            for name in (
+                "name", "verbose", "callbacks", "tags", "metadata", "custom_get_token_ids",
+                "disable_streaming", "output_version", "profile",
+            )
+        }  # fmt: skip
+        super().__init__(
+            **{**shown, **keywords, "model": model, "response_cache": cache, "cache": False}
+        )
+
+    @property
+    def cache_failures(self) -> int:
+        """How often the cache raised; the calls went on without it."""
+        return self._tally.of("failures")
+
+    @override
+    def bind_tools(
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        return replace_models(self.model.bind_tools(tools, **kwargs), self._wrapped)
+
+    @override
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        return replace_models(self.model.with_structured_output(schema, **kwargs), self._wrapped)
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        return self.model.get_token_ids(text)
+
+    @override
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
+        return self.model.get_num_tokens_from_messages(messages, tools)
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return self.model._llm_type
+
+    @property
+    @override
+    def _identifying_params(self) -> Any:
+        return self.model._identifying_params
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self.model._get_ls_params(stop=stop, **kwargs)
+
+    @override
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return self.model._get_invocation_params(stop=stop, **kwargs)
+
+    @override
+    def _combine_llm_outputs(self, llm_outputs: list[Any]) -> Any:
+        return self.model._combine_llm_outputs(llm_outputs)
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        found = self._lookup(request)
+        if found is not None:
+            return ChatResult(generations=found)
+        with self._flights().take_turn(request.key) as turn:
+            shared = self._shared(turn, request)
+            if shared is not None:
+                return ChatResult(generations=shared)
+            result = call(self.model, messages, stop, run_manager, kwargs)
+            self._share(turn, request, result)
+            return result
+
+    @override
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        found = await self._alookup(request)
+        if found is not None:
+            return ChatResult(generations=found)
+        with await self._flights().atake_turn(request.key) as turn:
+            shared = await self._ashared(turn, request)
+            if shared is not None:
+                return ChatResult(generations=shared)
+            result = await acall(self.model, messages, stop, run_manager, kwargs)
+            await self._ashare(turn, request, result)
+            return result
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request = self._request(messages, stop, kwargs)
+        found = self._lookup(request)
+        if found is not None:
+            yield from replay(found[0])
+            return
+        with self._flights().take_turn(request.key) as turn:
+            shared = self._shared(turn, request)
+            if shared is not None:
+                yield from replay(shared[0])
+                return
+            chunks = []
+            with closing(stream_of(self.model, messages, stop, kwargs)) as stream:
+                for chunk in stream:
+                    chunks.append(copied(chunk))
+                    turn.pause()
+                    yield chunk
+                    turn.resume()
+            self._share(turn, request, merged(chunks))
+
+    @override
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request = self._request(messages, stop, kwargs)
+        found = await self._alookup(request)
+        if found is not None:
+            for chunk in replay(found[0]):
+                yield chunk
+            return
+        with await self._flights().atake_turn(request.key) as turn:
+            shared = await self._ashared(turn, request)
+            if shared is not None:
+                for chunk in replay(shared[0]):
+                    yield chunk
+                return
+            chunks = []
+            async with aclosing(astream_of(self.model, messages, stop, kwargs)) as stream:
+                async for chunk in stream:
+                    chunks.append(copied(chunk))
+                    turn.pause()
+                    yield chunk
+                    turn.resume()
+            await self._ashare(turn, request, merged(chunks))
+
+    def _wrapped(self, model: BaseChatModel) -> BaseChatModel:
+        if model is self.model:
+            return self
+        return type(self)(model, cache=self.response_cache)
+
+    def _flights(self) -> SingleFlight[_Answers]:
+        """Return the flights of the cache: models that share it share calls too."""
+        with _flights_lock:
+            return _flights.setdefault(self.response_cache, SingleFlight())
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> _Request:
+        asked = {k: _stable(v) for k, v in kwargs.items() if k not in _TRANSPORT}
+        llm_string = self.model._get_llm_string(stop=stop, **asked)
+        prompt = canonical_prompt(dumps(list(messages)))
+        cache = self.response_cache
+        make_key = cache.key if isinstance(cache, ExactCache) else _key_of
+        return _Request(
+            prompt=prompt,
+            llm_string=llm_string,
+            key=make_key(prompt, llm_string),
+            schema=kwargs.get("response_format"),
+        )
+
+    def _lookup(self, request: _Request) -> _Answers | None:
+        try:
+            found = self.response_cache.lookup(request.prompt, request.llm_string)
+            return self._served(found, request)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
+
+    async def _alookup(self, request: _Request) -> _Answers | None:
+        try:
+            found = await self.response_cache.alookup(request.prompt, request.llm_string)
+            return self._served(found, request)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
+
+    def _shared(self, turn: Turn[_Answers], request: _Request) -> _Answers | None:
+        """Return what an identical call was answered, be it while this one waited or just before.
+
+        The second look-up is for a call that ended between the first one and the turn.
+        """
+        if turn.shared is None and self._flights().landed_lately(request.key):
+            return self._lookup(request)
+        return self._served(turn.shared, request, source=_IN_FLIGHT)
+
+    async def _ashared(self, turn: Turn[_Answers], request: _Request) -> _Answers | None:
+        if turn.shared is None and self._flights().landed_lately(request.key):
+            return await self._alookup(request)
+        return self._served(turn.shared, request, source=_IN_FLIGHT)
+
+    def _share(self, turn: Turn[_Answers], request: _Request, result: ChatResult) -> None:
+        """Hand an answer to those who wait, and to the cache for those who come later."""
+        if not result.generations:
+            return
+        answers = settled(result)
+        turn.deliver(answers)
+        try:
+            self.response_cache.update(request.prompt, request.llm_string, answers)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+
+    async def _ashare(self, turn: Turn[_Answers], request: _Request, result: ChatResult) -> None:
+        if not result.generations:
+            return
+        answers = settled(result)
+        turn.deliver(answers)
+        try:
+            await self.response_cache.aupdate(request.prompt, request.llm_string, answers)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._tally.add("failures")
+        if self._tally.of("failures") == 1:
+            _LOG.warning("the cache failed, calls go on without it: %r", error)
+
+    def _served(
+        self, found: Sequence[Any] | None, request: _Request, *, source: str | None = None
+    ) -> _Answers | None:
+        if not found:
+            return None
+        answers = served(found, source=source or type(self.response_cache).__name__)
+        restore_parsed(answers, schema=request.schema)
+        return answers
+
+
+def _check(value: Any, kind: type, advice: str) -> None:
+    if not isinstance(value, kind):
+        message = f"expected a {kind.__name__}, got {type(value).__name__}; {advice}"
+        raise ConfigurationError(message)
+
+
+def _stable(value: Any) -> Any:
+    """Return a value as it may stand in a key: classes by their schema, not by their address."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return {"schema": value.model_json_schema(), "name": value.__name__}
+    return value

@@ -1,0 +1,158 @@
+"""Answers on their way into a cache and out again: settled in, fresh copies or chunks out."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import BaseModel, ValidationError
+
+from langchain_tokenopt.messages import CACHE_MARK, mark_cache_hit
+
+_MOST_CHUNKS = 64
+_WORD = re.compile(r"\S{1,24}\s*|\s+")
+
+
+def settled(result: ChatResult) -> list[ChatGeneration]:
+    """Return copies of the answers of a model as they should be kept.
+
+    A chunk has become a message. Ids and marks of an earlier hit are gone, for both belong to one
+    call. What the model says about the whole call stands in the message, where LangChain puts it.
+    A `parsed` object is left out: `restore_parsed` makes it again from the text.
+    """
+    single = len(result.generations) == 1
+    called = (result.llm_output or {}) if single else {}
+    return [_settle(generation, called) for generation in result.generations]
+
+
+def _settle(generation: ChatGeneration, called: dict[str, Any]) -> ChatGeneration:
+    info = generation.generation_info
+    message = generation.message
+    if isinstance(message, AIMessageChunk):
+        message = message_chunk_to_message(message)
+    metadata = {**called, **_public(info), **message.response_metadata}
+    metadata.pop(CACHE_MARK, None)
+    extras = {
+        name: value
+        for name, value in message.additional_kwargs.items()
+        if not (name == "parsed" and isinstance(value, BaseModel))
+    }
+    changed: dict[str, Any] = {
+        "id": None,
+        "response_metadata": _copy(metadata),
+        "additional_kwargs": _copy(extras),
+        "content": _copy(message.content),
+    }
+    if isinstance(message, AIMessage):
+        usage: dict[str, Any] = dict(message.usage_metadata or {})
+        if usage.get("total_cost") == 0:
+            del usage["total_cost"]
+        changed["usage_metadata"] = _copy(usage) or None
+        changed["tool_calls"] = _copy(message.tool_calls)
+        changed["invalid_tool_calls"] = _copy(message.invalid_tool_calls)
+    return ChatGeneration(message=message.model_copy(update=changed), generation_info=_copy(info))
+
+
+def _public(info: dict[str, Any] | None) -> dict[str, Any]:
+    # LangChain keeps what it traces about gateways out of messages, so this does too.
+    return {k: v for k, v in (info or {}).items() if k != "lc_gateway_metadata"}
+
+
+def served(generations: Sequence[Any], *, source: str) -> list[ChatGeneration]:
+    """Return fresh copies that say where they come from; ids are left to the run they are for.
+
+    A mark that names a source is kept: the cache that found the answer knows better.
+    """
+    return [_serve(generation, source) for generation in generations]
+
+
+def _serve(generation: Any, source: str) -> ChatGeneration:
+    info = _copy(generation.generation_info)
+    if not isinstance(generation, ChatGeneration):  # what a cache for plain models gives back
+        message: BaseMessage = AIMessage(generation.text)
+    else:
+        message = _settle(generation, {}).message
+        source = _marked_source(generation.message) or source
+    if isinstance(message, AIMessage):
+        message = mark_cache_hit(message, source=source)
+    return ChatGeneration(message=message, generation_info=info)
+
+
+def _marked_source(message: BaseMessage) -> str | None:
+    mark = message.response_metadata.get(CACHE_MARK)
+    return str(mark["source"]) if isinstance(mark, dict) and "source" in mark else None
+
+
+def restore_parsed(generations: Sequence[ChatGeneration], *, schema: Any) -> None:
+    """Put the `parsed` object back that a model makes of its text when asked for `schema`.
+
+    `schema` is what was asked for as `response_format`; all but pydantic classes need nothing.
+    """
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        return
+    for generation in generations:
+        message = generation.message
+        text = str(message.text)
+        if not text or message.additional_kwargs.get("parsed") is not None:
+            continue
+        try:
+            message.additional_kwargs["parsed"] = schema.model_validate_json(text)
+        except ValidationError:
+            continue  # the model's own call had nothing parsed to show either
+
+
+def replay(generation: ChatGeneration) -> Iterator[ChatGenerationChunk]:
+    """Yield an answer as a stream whose sum is the answer.
+
+    Text comes a few words at a time, in at most 64 chunks: the boundaries of the first stream are
+    not kept, since an answer may come from a call that did not stream. Tool calls, usage and
+    metadata come whole, on the last chunk.
+    """
+    message = generation.message
+    content = message.content
+    if isinstance(content, str):
+        for piece in _pieces(content):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+    elif content:
+        yield ChatGenerationChunk(message=AIMessageChunk(content=content))
+    called = message if isinstance(message, AIMessage) else AIMessage("")
+    yield ChatGenerationChunk(
+        message=AIMessageChunk(
+            content="" if isinstance(content, str) else [],
+            additional_kwargs=message.additional_kwargs,
+            response_metadata=message.response_metadata,
+            usage_metadata=called.usage_metadata,
+            tool_call_chunks=_call_chunks(called),
+            name=message.name,
+            chunk_position="last",
+        ),
+        generation_info=generation.generation_info,
+    )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    words = _WORD.findall(text)
+    step = max(1, -(-len(words) // (_MOST_CHUNKS - 1)))
+    for start in range(0, len(words), step):
+        yield "".join(words[start : start + step])
+
+
+def _call_chunks(message: AIMessage) -> list[ToolCallChunk]:
+    calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls]
+    broken = [(call["name"], call["args"], call["id"]) for call in message.invalid_tool_calls]
+    return [
+        tool_call_chunk(name=name, args=arguments, id=call_id, index=index)
+        for index, (name, arguments, call_id) in enumerate([*calls, *broken])
+    ]
+
+
+def _copy(value: Any) -> Any:
+    """Copy what JSON is made of; a good deal quicker than `copy.deepcopy`."""
+    if isinstance(value, dict):
+        return {name: _copy(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
