@@ -1,0 +1,1 @@
+"""Graphs to compile, deploy and change: one file each, state, nodes and edges only."""
