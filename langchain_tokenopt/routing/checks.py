@@ -6,9 +6,9 @@ from langchain_tokenopt.routing.attempt import Attempt, Verdict
 
 # Said at the start of an answer, not in the middle of one that goes on to help.
 _REFUSAL = re.compile(
-    r"\W*(i['\u2019]?m sorry,? but|i (can(no|['\u2019])t|am (not able|unable)|won['\u2019]?t"
-    r"|do(n['\u2019]t| not) (know|have (access|enough|that)))"
-    r"|as an ai\b|i['\u2019]?m (not able|unable|not sure)|unfortunately,? i (can|do))",
+    r"\W*(i( am|['\u2019]?m) (sorry,? but|not (able|sure|certain)|unable)"
+    r"|i (can(not|['\u2019]t)|won['\u2019]?t|do(n['\u2019]t| not) (know|have (access|enough|that)))"
+    r"|as an ai\b|unfortunately,? i (can|do))",
     re.IGNORECASE,
 )
 _CUT = frozenset({"length", "max_tokens", "model_length", "MAX_TOKENS"})

@@ -55,6 +55,7 @@ def test_a_cut_answer_is_declined(metadata: dict[str, Any], accepted: bool) -> N
         "As an AI language model, I",
         "Unfortunately, I can not say.",
         "I'm not sure what you mean.",
+        "I am not sure how to work this out.",
     ],
 )
 def test_a_refusal_is_declined(text: str) -> None:

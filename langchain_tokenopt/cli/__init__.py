@@ -1,0 +1,5 @@
+"""The command `tokenopt`."""
+
+from langchain_tokenopt.cli.main import main
+
+__all__ = ["main"]

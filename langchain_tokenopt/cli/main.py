@@ -1,0 +1,35 @@
+"""Read the command line and run one command."""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from langchain_tokenopt._version import __version__
+from langchain_tokenopt.cli import demo
+from langchain_tokenopt.errors import TokenOptError
+
+
+def parser_of() -> argparse.ArgumentParser:
+    """Return the parser of the command line; what it reads has `run`, to call with it."""
+    parser = argparse.ArgumentParser(
+        prog="tokenopt", description="Spend fewer tokens in LangChain applications, and prove it."
+    )
+    parser.add_argument("--version", action="version", version=f"tokenopt {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    demo.add_to(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 with the reason on standard error."""
+    chosen = parser_of().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except (TokenOptError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        return 130
+    return 0
