@@ -10,15 +10,32 @@ from langchain_tokenopt._version import __version__
 
 if TYPE_CHECKING:
     from langchain_tokenopt.accounting import UsageLedger, track_usage
+    from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SqliteCache
+    from langchain_tokenopt.routing import Tier, create_cascade
     from langchain_tokenopt.tokens import counter_for
 
 _HOMES = {
+    "CachedChatModel": "caches",
+    "MemoryCache": "caches",
+    "SqliteCache": "caches",
+    "Tier": "routing",
     "UsageLedger": "accounting",
     "counter_for": "tokens",
+    "create_cascade": "routing",
     "track_usage": "accounting",
 }
 
-__all__ = ["UsageLedger", "__version__", "counter_for", "track_usage"]
+__all__ = [
+    "CachedChatModel",
+    "MemoryCache",
+    "SqliteCache",
+    "Tier",
+    "UsageLedger",
+    "__version__",
+    "counter_for",
+    "create_cascade",
+    "track_usage",
+]
 
 
 def __getattr__(name: str) -> Any:
