@@ -4,6 +4,7 @@ TokenOptError
 ├── ConfigurationError (ValueError)   an argument or file that cannot be used
 ├── MissingExtraError (ImportError)   an optional dependency is not installed
 ├── LogFormatError (ValueError)       a call log that cannot be read at all
+├── LedgerFileError (OSError)         a ledger's file that cannot be read
 └── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
 
@@ -30,6 +31,10 @@ class MissingExtraError(TokenOptError, ImportError):
 
 class LogFormatError(TokenOptError, ValueError):
     """A call log cannot be read; single bad lines are reported, not raised."""
+
+
+class LedgerFileError(TokenOptError, OSError):
+    """A ledger's file cannot be read; the message says why, and what is still in memory."""
 
 
 class ScriptExhaustedError(TokenOptError, RuntimeError):

@@ -1,12 +1,14 @@
 """One LangChain callback handler that turns every model call into a record."""
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +22,8 @@ from langchain_tokenopt.accounting.records import CallRecord, Kind
 from langchain_tokenopt.accounting.usage import Usage, normalise_usage
 from langchain_tokenopt.messages import cache_source
 from langchain_tokenopt.tokens import counter_for
+
+_LOG = logging.getLogger(__name__)
 
 # Calls whose end never came (a killed thread, a cancelled gather) must not pile up for ever.
 _MOST_OPEN = 100_000
@@ -37,6 +41,12 @@ class _OpenCall:
     metadata: Mapping[str, Any]
     parameters: Mapping[str, Any]
     first_token: float | None = None
+    chunk_usage: Any = None
+    """The usage of the latest chunk that had one."""
+    repeats_usage: bool = False
+    """Whether the server reports all usage so far with every chunk, which LangChain adds up."""
+    forget: Callable[[], object] | None = None
+    """Stops waiting for the end of the task that made the call."""
 
 
 class RecordingHandler(BaseCallbackHandler):
@@ -52,6 +62,7 @@ class RecordingHandler(BaseCallbackHandler):
     def __init__(self, *, record: Callable[[CallRecord], None], prices: PriceSource) -> None:
         self._record = record
         self._prices = prices
+        self._price_failed = False
         self._open: OrderedDict[UUID, _OpenCall] = OrderedDict()
 
     @property
@@ -119,19 +130,52 @@ class RecordingHandler(BaseCallbackHandler):
             tags=tags or (),
             metadata=metadata or {},
             parameters=keywords.get("invocation_params") or {},
+            forget=self._watch(run_id),
         )
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
 
+    def _watch(self, run_id: UUID) -> Callable[[], object] | None:
+        """Book the call as abandoned if its task is cancelled: LangChain tells nobody then."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return None
+        if task is None:
+            return None
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            # A task that ends otherwise may have handed an open stream to another one.
+            if task.cancelled() and run_id in self._open:
+                self.on_llm_error(asyncio.CancelledError(), run_id=run_id)
+
+        task.add_done_callback(ended)
+        return partial(task.remove_done_callback, ended)
+
+    def _closed(self, run_id: UUID) -> _OpenCall:
+        call = self._open.pop(run_id, None)
+        if call is None:
+            return _unseen()
+        if call.forget is not None:
+            call.forget()
+        return call
+
     @override
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         call = self._open.get(run_id)
-        if call is not None and call.first_token is None:
+        if call is None:
+            return
+        if call.first_token is None:
             call.first_token = time.perf_counter()
+        usage = getattr(getattr(kwargs.get("chunk"), "message", None), "usage_metadata", None)
+        if usage:
+            before, call.chunk_usage = call.chunk_usage, usage
+            if before and usage["input_tokens"] == before["input_tokens"] > 0:
+                call.repeats_usage = True
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._open.pop(run_id, None) or _unseen()
+        call = self._closed(run_id)
         # Every generation of n > 1 carries the usage of the whole request: read it once.
         generation = next((g for group in response.generations for g in group), None)
         message = getattr(generation, "message", None)
@@ -142,7 +186,7 @@ class RecordingHandler(BaseCallbackHandler):
 
     @override
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._open.pop(run_id, None) or _unseen()
+        call = self._closed(run_id)
         kind: Kind = "abandoned" if isinstance(error, _WALKED_AWAY) else "error"
         partial = kwargs.get("response")
         text = "".join(g.text for group in partial.generations for g in group) if partial else ""
@@ -160,7 +204,11 @@ class RecordingHandler(BaseCallbackHandler):
             served.get("model_name") or served.get("model") or _model_asked(call) or "unknown"
         )
         source = cache_source(message)
-        reported: Any = message.usage_metadata or {}
+        if source is None and message.id is None:
+            source = (
+                "langchain"  # every call gives an id; a cache that kept the text alone has none
+            )
+        reported: Any = (call.chunk_usage if call.repeats_usage else message.usage_metadata) or {}
         estimated = False
         tier = None
         if reported.get("total_tokens"):
@@ -253,7 +301,13 @@ class RecordingHandler(BaseCallbackHandler):
     ) -> Decimal | None:
         if not usage.total_tokens:
             return Decimal(0)
-        price = self._prices(model=model, provider=provider, tier=tier, usage=usage, at=at)
+        try:
+            price = self._prices(model=model, provider=provider, tier=tier, usage=usage, at=at)
+        except Exception as error:  # noqa: BLE001 - a broken price table must not lose the count
+            if not self._price_failed:
+                self._price_failed = True
+                _LOG.warning("the price source failed, its calls are unpriced: %r", error)
+            return None
         return cost_of(usage, price).total if price is not None else None
 
 

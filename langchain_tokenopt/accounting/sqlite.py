@@ -21,7 +21,7 @@ from langchain_tokenopt.accounting.records import CallRecord, Totals
 from langchain_tokenopt.accounting.sqlite_totals import totals_in
 from langchain_tokenopt.accounting.totals import GroupField, Window, total, total_by
 from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.errors import ConfigurationError, LedgerFileError
 
 _LOG = logging.getLogger(__name__)
 
@@ -214,6 +214,12 @@ class SqliteRecords:
                 "SELECT 1 FROM sqlite_master WHERE name = 'calls'"
             ).fetchone()
             yield connection if found else None
+        except sqlite3.Error as error:
+            message = (
+                f"the ledger {self._path} cannot be read: {error}. {self.unsaved} records are in "
+                "memory; move the file away, and they are written to a new one"
+            )
+            raise LedgerFileError(message) from error
         finally:
             connection.close()
 

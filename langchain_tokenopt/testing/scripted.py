@@ -58,6 +58,7 @@ class ScriptedModel(BaseChatModel):
     Args:
         answers: The script.
         model_name: Reported as the model asked and served.
+        provider: Reported as LangChain's name of the provider: `openai`, `anthropic`, ...
         usage: `"counted"`, or `"none"` for a model that reports no usage.
         when_exhausted: What a call after the last answer gets: an error, the last answer again, or
             the script from the start.
@@ -73,6 +74,7 @@ class ScriptedModel(BaseChatModel):
 
     answers: list[Any]
     model_name: str = "scripted"
+    provider: str = "scripted"
     usage: Literal["counted", "none"] = "counted"
     when_exhausted: Literal["raise", "repeat_last", "cycle"] = "raise"
     first_token_s: float = 0.0
@@ -116,7 +118,7 @@ class ScriptedModel(BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         del stop, kwargs
         return LangSmithParams(
-            ls_provider="scripted", ls_model_name=self.model_name, ls_model_type="chat"
+            ls_provider=self.provider, ls_model_name=self.model_name, ls_model_type="chat"
         )
 
     def bind_tools(
