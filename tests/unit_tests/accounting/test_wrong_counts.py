@@ -231,7 +231,7 @@ async def test_events_keep_the_details(version: Any) -> None:
         events = await events
     async for _ in events:
         pass
-    while ledger.open_calls:  # version 3 ends the run in a task of its own
+    for _ in range(100):  # version 3 ends the run in a task of its own
         await asyncio.sleep(0)
 
     (record,) = ledger.records()

@@ -1,0 +1,210 @@
+"""Counts of whole requests: messages, tools, images, files."""
+
+import base64
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+
+from langchain_tokenopt.tokens import counter_for, image_tokens
+from langchain_tokenopt.tokens.image_size import size_of_base64
+
+CALL = {"name": "weather", "args": {"city": "Ulm", "days": 3}, "id": "call_1", "type": "tool_call"}
+CONVERSATIONS: list[list[Any]] = [
+    [HumanMessage("hi")],
+    [SystemMessage("Be brief."), HumanMessage("2 + 2?")],
+    [HumanMessage("hi", name="anna"), AIMessage("hello"), HumanMessage("how are you?")],
+    [HumanMessage("Weather?"), AIMessage("", tool_calls=[CALL])],
+    [
+        HumanMessage("Weather?"),
+        AIMessage("Let me see.", tool_calls=[CALL]),
+        ToolMessage("rain", tool_call_id="call_1"),
+        AIMessage("It rains."),
+    ],
+    [HumanMessage([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])],
+    [HumanMessage("数学 🙂 Привет")],
+]
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4"])
+@pytest.mark.parametrize("messages", CONVERSATIONS, ids=range(len(CONVERSATIONS)))
+def test_messages_count_as_langchain_openai_counts_them(
+    messages: list[Any],
+    model: str,
+    official_files: Path,
+    reference: dict[str, tiktoken.Encoding],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(official_files))
+    theirs = ChatOpenAI(model=model, api_key="any").get_num_tokens_from_messages(messages)
+
+    assert counter_for(model).count_messages(messages) == theirs
+
+
+def test_tools_count_as_in_openais_cookbook() -> None:
+    """The example of How to count tokens with tiktoken, section 7: 105 by the API for gpt-4o."""
+    weather = {
+        "type": "function",
+        "function": {
+            "name": "get_current_weather",
+            "description": "Get the current weather in a given location",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "location": {
+                        "type": "string",
+                        "description": "The city and state, e.g. San Francisco, CA",
+                    },
+                    "unit": {
+                        "type": "string",
+                        "description": "The unit of temperature to return",
+                        "enum": ["celsius", "fahrenheit"],
+                    },
+                },
+                "required": ["location"],
+            },
+        },
+    }
+    messages = [
+        SystemMessage(
+            "You are a helpful assistant that can answer to questions about the weather."
+        ),
+        HumanMessage("What's the weather like in San Francisco?"),
+    ]
+
+    assert counter_for("gpt-4o").count_messages(messages, tools=[weather]) == 101
+    assert counter_for("gpt-4").count_messages(messages, tools=[weather]) == 105
+
+
+def test_tools_count_the_same_in_every_form() -> None:
+    @tool
+    def weather(city: str) -> str:
+        """Say the weather."""
+        return city
+
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+
+    counter = counter_for("gpt-4o")
+    messages = [HumanMessage("hi")]
+    plain = counter.count_messages(messages)
+
+    forms = [weather, convert_to_openai_tool(weather)]
+    counts = {counter.count_messages(messages, tools=[form]) for form in forms}
+
+    assert len(counts) == 1
+    assert counts.pop() > plain
+
+
+# --- images -----------------------------------------------------------------------------------
+
+
+def png(width: int, height: int) -> str:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    made = io.BytesIO()
+    made.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    return base64.b64encode(made.getvalue()).decode()
+
+
+def image(width: int, height: int, detail: str | None = None) -> dict[str, Any]:
+    link: dict[str, Any] = {"url": f"data:image/png;base64,{png(width, height)}"}
+    return {"type": "image_url", "image_url": {**link, **({"detail": detail} if detail else {})}}
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "detail", "tokens"),
+    [
+        # OpenAI's guide: 1024 x 1024 in high detail is 765, 2048 x 4096 is 1105, low is 85.
+        ("gpt-4o", (1024, 1024), "high", 765),
+        ("gpt-4o", (2048, 4096), "high", 1105),
+        ("gpt-4o", (4096, 8192), "low", 85),
+        ("gpt-4o", (1, 1), "high", 255),
+        ("gpt-4o-mini", (1024, 1024), "high", 2833 + 4 * 5667),
+        ("gpt-5", (1024, 1024), "high", 70 + 4 * 140),
+        ("o1", (1024, 1024), "high", 75 + 4 * 150),
+        # OpenAI's guide on patches: 1024 x 1024 is 1024, 1800 x 2400 is 1452, before the factor.
+        ("gpt-4.1-mini", (1024, 1024), None, 1659),
+        ("gpt-4.1-mini", (1800, 2400), None, 2353),
+        # Anthropic's guide: width * height / 750, 1092 x 1092 is about 1,590.
+        ("claude-sonnet-4-5", (1092, 1092), None, 1590),
+        ("claude-sonnet-4-5", (200, 200), None, 54),
+        # Google's guide: 258 for a small image.
+        ("gemini-2.5-pro", (384, 384), None, 258),
+        ("gemini-2.5-pro", (1000, 1000), None, 4 * 258),
+    ],
+)
+def test_images_follow_the_documented_formula(
+    model: str, size: tuple[int, int], detail: str | None, tokens: int
+) -> None:
+    counted = image_tokens(image(*size, detail), model=model)
+
+    assert counted.tokens == tokens
+    assert counted.estimated == (not model.startswith(("gpt", "o1")))
+
+
+def test_langchains_and_anthropics_image_blocks_are_read() -> None:
+    encoded = png(1024, 1024)
+    blocks = [
+        image(1024, 1024),
+        {"type": "image", "base64": encoded, "mime_type": "image/png"},
+        {"type": "image", "source": {"type": "base64", "data": encoded}},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{encoded}"},
+    ]
+
+    assert [image_tokens(block, model="gpt-4o").tokens for block in blocks] == [765] * 4
+
+
+def test_a_remote_image_is_assumed_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    block = {"type": "image_url", "image_url": {"url": "https://example.test/a.png"}}
+
+    counted = image_tokens(block, model="gpt-4o")
+
+    assert (counted.tokens, counted.estimated) == (765, True)
+
+
+@pytest.mark.parametrize("text", ["", "!!!!", "aGVsbG8=", "iVBORw0KGgo=", "R0lGODlh", "/9j/"])
+def test_what_is_no_image_has_no_size_and_is_estimated(text: str) -> None:
+    block = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}}
+
+    assert size_of_base64(text) is None
+    assert image_tokens(block, model="gpt-4o").estimated
+
+
+def test_an_image_in_a_message_is_counted_beside_its_text() -> None:
+    text = {"type": "text", "text": "What is this?"}
+    counter = counter_for("gpt-4o")
+
+    both = counter.count_messages([HumanMessage([text, image(1024, 1024)])])
+
+    assert both == counter.count_messages([HumanMessage([text])]) + 765
+
+
+def test_a_text_file_is_counted_and_a_pdf_by_its_pages() -> None:
+    counter = counter_for("gpt-4o")
+    words = base64.b64encode(b"one two three").decode()
+    pages = base64.b64encode(b"%PDF /Type /Pages /Type /Page /Type /Page ").decode()
+
+    def count(block: dict[str, Any]) -> int:
+        empty = counter.count_messages([HumanMessage([])])
+        return counter.count_messages([HumanMessage([block])]) - empty
+
+    text = {"type": "file", "mime_type": "text/plain", "base64": words}
+    pdf = {"type": "file", "mime_type": "application/pdf", "base64": pages}
+    assert count(text) == counter.count_text("one two three")
+    assert count(pdf) == 4_000
