@@ -67,7 +67,10 @@ class Codec:
         if data[:4] != _MAGIC or not hmac.compare_digest(check, self._check(payload)):
             raise UnreadableError("not an entry of this version, or altered")
         try:
-            return [_answer(entry) for entry in json.loads(payload)]
+            entries = json.loads(payload)
+            if not isinstance(entries, list) or not entries:
+                raise UnreadableError("an entry holds at least one answer")
+            return [_answer(entry) for entry in entries]
         except (ValueError, TypeError, KeyError, RecursionError, ValidationError) as error:
             raise UnreadableError(str(error)) from error
 

@@ -76,10 +76,11 @@ class SqliteStore:
         self._max_bytes = max_bytes
         self._busy_timeout_s = busy_timeout_s
         self._clock = clock
-        self._local = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
-        self._generation = 0
+        # Connections that nobody uses now: as many as there were calls at once.
+        self._idle: list[sqlite3.Connection] = []
+        self._owner = (os.getpid(), 0)
+        self._inherited: list[sqlite3.Connection] = []
         self._touched: dict[int, int] = {}
         self._tally = Tally()
 
@@ -194,19 +195,47 @@ class SqliteStore:
         return StoreEvents(evicted=self._tally.of("evicted"), expired=self._tally.of("expired"))
 
     def close(self) -> None:
-        """Close the connections of all threads; the next call opens another."""
+        """Close the file; the next call opens it again."""
         with self._lock:
-            connections, self._connections = self._connections, []
-            self._generation += 1
-        for connection in connections:
+            idle, self._idle = self._idle, []
+            self._owner = (os.getpid(), self._owner[1] + 1)
+        for connection in idle:
             connection.close()
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield self._connection()
+            connection, owner = self._take()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            connection.close()
+            raise StoreError(f"{self._path}: {error}") from error
+        except BaseException:
+            self._give_back(connection, owner)
+            raise
+        self._give_back(connection, owner)
+
+    def _take(self) -> tuple[sqlite3.Connection, tuple[int, int]]:
+        with self._lock:
+            if self._owner[0] != os.getpid():
+                # A forked child must neither use nor close what its parent opened.
+                self._inherited += self._idle
+                self._idle = []
+                self._owner = (os.getpid(), 0)
+            if self._idle:
+                return self._idle.pop(), self._owner
+            owner = self._owner
+        return self._open(), owner
+
+    def _give_back(self, connection: sqlite3.Connection, owner: tuple[int, int]) -> None:
+        with self._lock:
+            if owner == self._owner:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -221,21 +250,12 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _connection(self) -> sqlite3.Connection:
-        """Return this thread's connection; one from before a fork must not be used."""
-        mine = (os.getpid(), self._generation)
-        if getattr(self._local, "owner", None) != mine:
-            self._local.connection = self._open()
-            self._local.owner = mine
-        connection: sqlite3.Connection = self._local.connection
-        return connection
-
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path,
             timeout=self._busy_timeout_s,
             isolation_level=None,
-            check_same_thread=False,  # `close` is called from another thread
+            check_same_thread=False,  # used by one thread at a time, not always the same
         )
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -251,8 +271,6 @@ class SqliteStore:
         except sqlite3.Error:
             connection.close()
             raise
-        with self._lock:
-            self._connections.append(connection)
         return connection
 
 
