@@ -29,6 +29,7 @@ _SCHEMA_VERSION = 1
 _MOST_UNSAVED = 100_000
 _RETRY_AFTER_S = 5.0
 _BATCH = 500
+_UNSTORABLE = (ArithmeticError, TypeError, ValueError, sqlite3.ProgrammingError)
 
 # Money is a whole number of 1e-12 dollars: a price of six decimals per million tokens is exact.
 PICO = Decimal(10) ** 12
@@ -90,7 +91,7 @@ class SqliteRecords:
 
     @property
     def lost(self) -> int:
-        """Records given up because more than 100,000 could not be written."""
+        """Records given up: too many could not be written, or SQLite has no form for one."""
         return self._lost
 
     def add(self, record: CallRecord) -> None:
@@ -162,7 +163,7 @@ class SqliteRecords:
             if self._connection is None:
                 self._connection = self._open()
             with self._connection:
-                self._connection.executemany(_INSERT, [_row(r) for r in self._unsaved])
+                self._insert(self._connection)
         except sqlite3.Error as error:
             self._retry_at = time.monotonic() + _RETRY_AFTER_S
             self._give_up_the_oldest()
@@ -178,6 +179,18 @@ class SqliteRecords:
                 )
         else:
             self._unsaved.clear()
+
+    def _insert(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.executemany(_INSERT, [_row(record) for record in self._unsaved])
+        except _UNSTORABLE:
+            # One bad record must not keep the others out of the file, nor end the writer.
+            for record in self._unsaved:
+                try:
+                    connection.execute(_INSERT, _row(record))
+                except _UNSTORABLE as error:
+                    self._lost += 1
+                    _LOG.warning("the ledger cannot keep the record %s: %r", record.run_id, error)
 
     def _give_up_the_oldest(self) -> None:
         while len(self._unsaved) > _MOST_UNSAVED:
@@ -271,7 +284,7 @@ def _row(record: CallRecord) -> tuple[Any, ...]:
         record.run_id.bytes,
         record.parent_id.bytes if record.parent_id else None,
         _microseconds(record.started_at),
-        *(getattr(record, name) for name in _TEXT),
+        *(_storable(getattr(record, name)) for name in _TEXT),
         json.dumps(record.tags) if record.tags else None,
         None if record.cost is None else int(record.cost * PICO),
         None if record.saved is None else int(record.saved * PICO),
@@ -281,6 +294,11 @@ def _row(record: CallRecord) -> tuple[Any, ...]:
         record.estimated,
         *(getattr(record.usage, name) for name in USAGE_FIELDS),
     )
+
+
+def _storable(text: str | None) -> str | None:
+    """Return `text` without lone surrogates, which SQLite refuses."""
+    return None if text is None else text.encode(errors="replace").decode()
 
 
 def _record(row: tuple[Any, ...]) -> CallRecord:

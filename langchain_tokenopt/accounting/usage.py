@@ -6,6 +6,8 @@ from typing import Any, Self
 
 TIERS = ("flex", "priority")
 
+_NO_COUNT = 10**12  # no request has as many tokens, and sums of them would not fit 64 bits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -147,8 +149,8 @@ def _tier(into: Mapping[str, Any], out: Mapping[str, Any]) -> str | None:
 
 
 def _count(value: Any) -> int:
-    """Return a token count; what is no count (`None`, a negative, text) is 0."""
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    """Return a token count; what is no count (`None`, a negative, text, infinity) is 0."""
+    return int(value) if isinstance(value, int | float) and 0 < value < _NO_COUNT else 0
 
 
 def _take(wanted: int, left: int) -> tuple[int, int]:

@@ -102,6 +102,15 @@ def _answer(entry: dict[str, Any]) -> Generation:
     return ChatGeneration(message=message, generation_info=info)
 
 
+def copied(value: Any) -> Any:
+    """Copy what JSON is made of; a good deal quicker than `copy.deepcopy`."""
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return value
+
+
 def settled(answers: Sequence[Generation]) -> list[Generation]:
     """Return answers whose streamed chunks have become messages, the rest as they are."""
     return [_settle(answer) for answer in answers]

@@ -6,23 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
-from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.outputs import Generation
 from typing_extensions import override
 
-from langchain_tokenopt.caches.codec import Codec, UnencodableError, UnreadableError, settled
+from langchain_tokenopt.caches.codec import (
+    Codec,
+    UnencodableError,
+    UnreadableError,
+    settled,
+)
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
 from langchain_tokenopt.caches.memory import MemoryStore
 from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Store, Tally
+from langchain_tokenopt.caches.template import Template
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.messages import mark_cache_hit
 
 _LOG = logging.getLogger(__name__)
 # After a failure the store is left alone for a moment: not every call should wait for it.
 _REST_S = 5.0
+_MOST_DECODED = 1_000
+_LONG_ENTRY = 32_768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,7 @@ class ExactCache(BaseCache):
         self._codec = Codec(signing_key=signing_key)
         self._clock = clock
         self._tally = Tally()
+        self._decoded: dict[bytes, list[Template]] = {}
         self._rests_until = 0.0
         self._warned = False
 
@@ -95,7 +102,7 @@ class ExactCache(BaseCache):
 
     @override
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        key = self._key(prompt, llm_string).digest
+        key = self._key.digest(prompt, llm_string)
         if self._resting():
             self._missed()
             return None
@@ -108,7 +115,7 @@ class ExactCache(BaseCache):
 
     @override
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        key = self._key(prompt, llm_string).digest
+        key = self._key.digest(prompt, llm_string)
         if self._resting():
             self._missed()
             return None
@@ -125,7 +132,7 @@ class ExactCache(BaseCache):
         if data is None or self._resting():
             return
         try:
-            self.store.put({self._key(prompt, llm_string).digest: data}, ttl_s=self._ttl_s)
+            self.store.put({self._key.digest(prompt, llm_string): data}, ttl_s=self._ttl_s)
         except OSError as error:
             self._failed(error, looked=False)
         else:
@@ -137,7 +144,7 @@ class ExactCache(BaseCache):
         if data is None or self._resting():
             return
         try:
-            await self.store.aput({self._key(prompt, llm_string).digest: data}, ttl_s=self._ttl_s)
+            await self.store.aput({self._key.digest(prompt, llm_string): data}, ttl_s=self._ttl_s)
         except OSError as error:
             self._failed(error, looked=False)
         else:
@@ -196,14 +203,26 @@ class ExactCache(BaseCache):
         if data is None:
             self._missed()
             return None
-        try:
-            answers = self._codec.decode(data)
-        except UnreadableError:
-            self._tally.add("unreadable")
-            self._missed()
-            return None
+        templates = self._decoded.get(data)
+        if templates is None:
+            try:
+                answers = self._codec.decode(data)
+            except UnreadableError:
+                self._tally.add("unreadable")
+                self._missed()
+                return None
+            templates = [Template(answer, source=self.store.source) for answer in answers]
+            self._remember(data, templates)
         self._tally.add("hits")
-        return [_served(answer, self.store.source) for answer in answers]
+        return [template.fresh() for template in templates]
+
+    def _remember(self, data: bytes, templates: list[Template]) -> None:
+        """Keep what bytes were decoded to: the same bytes need not be checked again."""
+        if len(data) > _LONG_ENTRY:
+            return
+        while len(self._decoded) >= _MOST_DECODED:
+            self._decoded.pop(next(iter(self._decoded)), None)
+        self._decoded[data] = templates
 
     def _written(self, answers: RETURN_VAL_TYPE) -> bytes | None:
         try:
@@ -211,15 +230,6 @@ class ExactCache(BaseCache):
         except UnencodableError:
             self._tally.add("rejected")
             return None
-
-
-def _served(answer: Generation, source: str) -> Generation:
-    """Return the answer marked as served, under a new id: an old one would replace its twin."""
-    if isinstance(answer, ChatGeneration):
-        message: Any = mark_cache_hit(answer.message, source=source)  # type: ignore[type-var]  # the codec only makes AI messages
-        message.id = f"cached--{uuid4()}"
-        return ChatGeneration(message=message, generation_info=answer.generation_info)
-    return answer
 
 
 class MemoryCache(ExactCache):

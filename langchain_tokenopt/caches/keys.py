@@ -65,11 +65,18 @@ class KeyMaker:
 
     def __call__(self, prompt: str, llm_string: str) -> CacheKey:
         """Return the key of a request."""
-        tenant = self._tenant if isinstance(self._tenant, str) else self._tenant()
+        return CacheKey(tenant=self._current(), digest=self.digest(prompt, llm_string))
+
+    def digest(self, prompt: str, llm_string: str) -> bytes:
+        """Return what the request's entry is kept under."""
         model = llm_string if self._fields is None else _chosen(llm_string, self._fields)
         # A miss asks for its key twice; long prompts are not kept alive for that.
-        digest = _digest if len(prompt) > _LONG_PROMPT else _remembered_digest
-        return CacheKey(tenant=tenant, digest=digest(tenant, prompt, model))
+        if len(prompt) > _LONG_PROMPT:
+            return _digest(self._current(), prompt, model)
+        return _remembered_digest(self._current(), prompt, model)
+
+    def _current(self) -> str:
+        return self._tenant if isinstance(self._tenant, str) else self._tenant()
 
 
 def _digest(tenant: str, prompt: str, model: str) -> bytes:

@@ -255,9 +255,12 @@ class CachedChatModel(BaseChatModel):
     ) -> _Request:
         asked = {k: _stable(v) for k, v in kwargs.items() if k not in _TRANSPORT}
         llm_string = self.model._get_llm_string(stop=stop, **asked)
-        prompt = canonical_prompt(dumps(list(messages)))
         cache = self.response_cache
-        make_key = cache.key if isinstance(cache, ExactCache) else _key_of
+        prompt = dumps([_without_id(message) for message in messages])
+        if isinstance(cache, ExactCache):
+            make_key = cache.key
+        else:  # a cache that would miss a conversation once it was served
+            prompt, make_key = canonical_prompt(prompt), _key_of
         return _Request(
             prompt=prompt,
             llm_string=llm_string,
@@ -326,7 +329,10 @@ class CachedChatModel(BaseChatModel):
     ) -> _Answers | None:
         if not found:
             return None
-        answers = served(found, source=source or type(self.response_cache).__name__)
+        if source is None and isinstance(self.response_cache, ExactCache):
+            answers = _without_ids(found)  # fresh and marked already
+        else:
+            answers = served(found, source=source or type(self.response_cache).__name__)
         restore_parsed(answers, schema=request.schema)
         return answers
 
@@ -335,6 +341,17 @@ def _check(value: Any, kind: type, advice: str) -> None:
     if not isinstance(value, kind):
         message = f"expected a {kind.__name__}, got {type(value).__name__}; {advice}"
         raise ConfigurationError(message)
+
+
+def _without_id(message: BaseMessage) -> BaseMessage:
+    return message if message.id is None else message.model_copy(update={"id": None})
+
+
+def _without_ids(found: Sequence[Any]) -> _Answers:
+    """Leave the ids to LangChain, which names messages after their run."""
+    for answer in found:
+        answer.message.id = None
+    return list(found)
 
 
 def _stable(value: Any) -> Any:

@@ -1,0 +1,71 @@
+"""Time alternatives side by side, and say how sure a ratio is."""
+
+import argparse
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Read `--quick`, which every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    return parser.parse_args()
+
+
+def alternate(
+    runs: dict[str, Callable[[], object]], *, rounds: int, times: int
+) -> dict[str, list[float]]:
+    """Return seconds for each call: `rounds` of `times` calls, in turns and random order.
+
+    Turns keep a slow moment of the machine from falling on one side alone.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    order = list(runs)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            run = runs[name]
+            gc.collect()
+            gc.disable()
+            started = time.perf_counter()
+            for _ in range(times):
+                run()
+            taken[name].append((time.perf_counter() - started) / times)
+            gc.enable()
+    return taken
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Return median(ours) / median(theirs) and its 95% bootstrap interval over the rounds."""
+    pairs = list(zip(ours, theirs, strict=True))
+    draws = sorted(_of_medians([random.choice(pairs) for _ in pairs]) for _ in range(2_000))
+    return _of_medians(pairs), draws[50], draws[1949]
+
+
+def _of_medians(pairs: Sequence[tuple[float, float]]) -> float:
+    ours, theirs = zip(*pairs, strict=True)
+    return statistics.median(ours) / statistics.median(theirs)
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n{title}\n")
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def micro(seconds: float) -> str:
+    """Return a duration in microseconds."""
+    return f"{seconds * 1e6:,.1f} us"
+
+
+def shown(found: tuple[float, float, float]) -> str:
+    """Return a ratio with its interval."""
+    return f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})"
