@@ -211,7 +211,7 @@ class RecordingHandler(BaseCallbackHandler):
         reported: Any = (call.chunk_usage if call.repeats_usage else message.usage_metadata) or {}
         estimated = False
         tier = None
-        if any(reported.get(f"{part}_tokens") for part in ("input", "output", "total")):
+        if any(reported.get(f"{part}_tokens") for part in ("input", "output")):
             split = normalise_usage(reported, cache_write_ttl=_cache_ttl(call.parameters))
             usage, tier = split.usage, split.tier
         elif source is None:
