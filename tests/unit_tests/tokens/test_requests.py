@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -152,6 +154,61 @@ def test_images_follow_the_documented_formula(
     assert counted.estimated == (not model.startswith(("gpt", "o1")))
 
 
+MODELS = ["gpt-4o", "gpt-4.1-mini", "gpt-5", "gpt-5.4", "claude-opus-4-5", "gemini-2.5-pro", None]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@given(width=st.integers(1, 200_000), height=st.integers(1, 200_000))
+def test_an_image_of_any_size_costs_something_and_low_detail_no_more(
+    model: str | None, width: int, height: int
+) -> None:
+    high = image_tokens(image(width, height), model=model)
+    low = image_tokens(image(width, height, "low"), model=model)
+
+    assert 0 < low.tokens <= high.tokens
+    if not str(model).startswith("gemini"):  # the others scale an image down before they count
+        assert high.tokens < 10_000
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1-mini", "claude-opus-4-5", "gemini-2.5-pro"])
+@given(width=st.integers(1, 5_000), height=st.integers(1, 5_000))
+def test_an_image_on_its_side_costs_the_same(model: str, width: int, height: int) -> None:
+    upright = image_tokens(image(width, height), model=model)
+
+    assert image_tokens(image(height, width), model=model) == upright
+
+
+WEBP = b"RIFF\0\0\0\0WEBP"
+JPEG_WITH_THUMBNAIL = (
+    b"\xff\xd8"
+    b"\xff\xe1\x00\x0a\xff\xc0\x00\x01\x00\x01\x00\x01"  # a frame header inside metadata
+    b"\xff\xc4\x00\x04\x00\x00"
+    b"\xff\xff\xc2\x00\x0b\x08\x02\x58\x03\x20\x01\x01\x11\x00"
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GIF89a" + struct.pack("<HH", 800, 600) + b"\0\0\0",
+        JPEG_WITH_THUMBNAIL,
+        WEBP + b"VP8X\x0a\0\0\0\0\0\0\0" + struct.pack("<HBHB", 799, 0, 599, 0),
+        WEBP + b"VP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 800, 600),
+        WEBP + b"VP8L\0\0\0\0\x2f" + struct.pack("<I", 799 | 599 << 14),
+    ],
+    ids=["gif", "jpeg", "webp extended", "webp", "webp lossless"],
+)
+def test_the_size_is_read_from_the_header_of_every_format(content: bytes) -> None:
+    assert size_of_base64(base64.b64encode(content).decode()) == (800, 600)
+
+
+@given(st.binary(max_size=40), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG", WEBP + b"VP8X"]))
+def test_bytes_that_are_no_image_never_raise(content: bytes, start: bytes) -> None:
+    size = size_of_base64(base64.b64encode(start + content).decode())
+
+    assert size is None or min(size) > 0
+
+
 def test_langchains_and_anthropics_image_blocks_are_read() -> None:
     encoded = png(1024, 1024)
     blocks = [
@@ -208,3 +265,63 @@ def test_a_text_file_is_counted_and_a_pdf_by_its_pages() -> None:
     pdf = {"type": "file", "mime_type": "application/pdf", "base64": pages}
     assert count(text) == counter.count_text("one two three")
     assert count(pdf) == 4_000
+
+
+def test_a_sound_is_counted_by_its_length() -> None:
+    header = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    wave = header + b"data" + struct.pack("<I", 32_000) + bytes(32_000 - 44)  # two seconds
+    sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(wave).decode()}}
+    empty = [HumanMessage([])]
+
+    def count(model: str) -> int:
+        counter = counter_for(model)
+        return counter.count_messages([HumanMessage([sound])]) - counter.count_messages(empty)
+
+    assert (count("gpt-4o-audio-preview"), count("gemini-2.5-pro")) == (20, 64)
+
+
+def test_no_tools_cost_nothing_and_each_more_costs_more() -> None:
+    def schema(name: str) -> dict[str, Any]:
+        return {"name": name, "description": "Do it.", "parameters": {"type": "object"}}
+
+    counter = counter_for("gpt-4o")
+    counts = [
+        counter.count_messages([HumanMessage("hi")], tools=[schema(n) for n in "abc"[:number]])
+        for number in range(4)
+    ]
+
+    assert counts[0] == counter.count_messages([HumanMessage("hi")])
+    assert counts == sorted(set(counts))
+
+
+def test_properties_inside_lists_and_unions_are_counted() -> None:
+    def described(inner: dict[str, Any]) -> int:
+        parameters = {"type": "object", "properties": {"x": inner}}
+        tool = {"name": "t", "description": "d", "parameters": parameters}
+        return counter_for("gpt-4o").count_messages([HumanMessage("hi")], tools=[tool])
+
+    deep = {"type": "object", "properties": {"y": {"type": "string", "description": "why"}}}
+    plain = described({"type": "array", "items": {"type": "object"}})
+
+    assert described({"type": "array", "items": deep}) > plain
+    assert described({"anyOf": [deep, {"type": "null"}]}) > described(
+        {"anyOf": [{"type": "object"}, {"type": "null"}]}
+    )
+
+
+def test_thoughts_of_earlier_turns_are_not_sent_and_not_counted() -> None:
+    counter = counter_for("claude-sonnet-4-5")
+    answer = {"type": "text", "text": "4"}
+    thought = {"type": "thinking", "thinking": "long " * 100}
+
+    with_thought = counter.count_messages([AIMessage([thought, answer])])
+
+    assert with_thought == counter.count_messages([AIMessage([answer])])
+
+
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_each_message_adds_its_own_count_and_nothing_else(texts: list[str]) -> None:
+    counter = counter_for("gpt-4o")
+    alone = [counter.count_messages([HumanMessage(text)]) - 3 for text in texts]
+
+    assert counter.count_messages([HumanMessage(text) for text in texts]) == 3 + sum(alone)

@@ -12,6 +12,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.tokens import (
     Calibration,
     counter_for,
@@ -79,6 +80,30 @@ def test_counts_of_any_text_equal_tiktokens(
         assert load_encoding(name).count(text) == len(reference[name].encode_ordinary(text))
 
     law()
+
+
+def every_block_of_unicode() -> Iterator[str]:
+    """Yield 768 texts: the characters of each block bare, between words, and in runs."""
+    for start in range(0, 0x10000, 0x100):
+        characters = [chr(n) for n in range(start, start + 0x100) if not 0xD800 <= n < 0xE000]
+        yield "".join(characters)
+        yield " a".join(characters[::7])
+        yield "".join(character * 3 for character in characters[::11])
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_counts_of_every_block_of_unicode_equal_tiktokens(
+    name: str, reference: dict[str, tiktoken.Encoding]
+) -> None:
+    encoding = load_encoding(name)
+
+    wrong = [
+        text
+        for text in every_block_of_unicode()
+        if encoding.count(text) != len(reference[name].encode_ordinary(text))
+    ]
+
+    assert wrong == []
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -162,6 +187,86 @@ def test_a_file_that_is_not_openais_is_refused(
     assert "is not OpenAI's file" in refused.reason
 
 
+def test_a_vocabulary_that_tiktoken_may_not_keep_is_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+
+    assert official.open_encoding("o200k_base") == Unavailable(
+        reason="TIKTOKEN_CACHE_DIR is empty, so tiktoken keeps no files"
+    )
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_vocabulary_that_is_not_there_is_absent_not_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+
+    absent = official.open_encoding("cl100k_base")
+
+    assert isinstance(absent, Unavailable)
+    assert not absent.broken
+    assert "cannot be read" in absent.reason
+
+
+def test_without_the_extra_the_files_of_tiktoken_are_used(
+    official_files: Path, fresh_choice: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(official_files))
+    monkeypatch.setitem(sys.modules, "toktok", None)
+    monkeypatch.delitem(sys.modules, "langchain_tokenopt.tokens.fast", raising=False)
+
+    counter = counter_for("gpt-5")
+
+    assert (counter.name, counter.estimated) == ("tiktoken/o200k_base", False)
+
+
+class PanicException(BaseException):
+    """What a panic of Rust code raises."""
+
+
+class Fragile:
+    """An encoder that panics at long texts, as tiktoken's did at other texts before."""
+
+    name = "fragile"
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        if len(text) > 1_000:
+            raise PanicException
+        return [0] * len(text)
+
+
+def test_a_panic_is_met_by_counting_in_pieces() -> None:
+    fragile: Any = Fragile()
+
+    assert official.TiktokenEncoding(fragile).count("ab " * 5_000) == 15_000
+
+
+def test_an_interrupt_while_counting_is_no_panic() -> None:
+    class Interrupted(Fragile):
+        def encode_ordinary(self, text: str) -> list[int]:
+            raise KeyboardInterrupt
+
+    interrupted: Any = Interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        official.TiktokenEncoding(interrupted).count("ab " * 5_000)
+
+
+def test_cutting_long_runs_changes_the_count_by_a_token_or_two(
+    reference: dict[str, tiktoken.Encoding],
+) -> None:
+    text = "word " * 1_000 + "a" * 120_000 + " end"
+    exact = len(reference["o200k_base"].encode_ordinary(text))
+
+    counted = official.TiktokenEncoding(reference["o200k_base"]).count(text)
+
+    assert abs(counted - exact) <= 2 * 2  # two cuts
+
+
 @pytest.mark.parametrize("engine", ["fast", "tiktoken", "estimate"])
 @pytest.mark.parametrize("character", ["a", " ", "\n", "1", "!", "\u00e9", "\u6570", "\U0001f642"])
 def test_a_million_equal_characters_neither_panic_nor_hang(
@@ -236,6 +341,10 @@ def test_the_first_engine_that_has_the_encoding_is_taken() -> None:
         ("o3", "o200k_base", True),
         ("text-davinci-003", "p50k_base", True),
         ("davinci", "r50k_base", True),
+        ("text-davinci-edit-001", "p50k_edit", True),
+        ("gpt2", "gpt2", True),
+        ("gpt-oss-120b", "o200k_harmony", True),
+        ("", "o200k_base", False),
         ("claude-sonnet-4-5", "o200k_base", False),
         ("gemini-2.5-pro", "o200k_base", False),
         (None, "o200k_base", True),
@@ -246,6 +355,16 @@ def test_a_model_reads_its_encoding(model: str | None, encoding: str, exact: boo
 
     assert (found.name, found.exact) == (encoding, exact)
     assert counter_for(model).count_text("hello world") > 0
+
+
+@pytest.mark.parametrize("model", ["text-davinci-003", "davinci", "gpt2", "text-davinci-edit-001"])
+def test_an_old_model_whose_vocabulary_is_nowhere_here_is_estimated(model: str) -> None:
+    counter = counter_for(model)
+
+    assert counter.estimated
+    assert counter.count_text("The quick brown fox jumps over the lazy dog.") == pytest.approx(
+        10, abs=3
+    )
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "gpt-3.5-turbo", "o1", "gpt-4.1-mini"])
@@ -288,6 +407,48 @@ def test_a_calibration_moves_estimates_to_what_was_reported() -> None:
 
     assert counter.count_text("word " * 100) == pytest.approx(1.3 * before, rel=0.02)
     assert counter_for("gpt-5", calibration=calibration).count_text("word " * 100) == before
+
+
+@pytest.mark.parametrize(("counted", "reported"), [(0, 10), (10, 0), (-1, 10), (10, -5)])
+def test_a_calibration_learns_nothing_from_a_missing_number(counted: int, reported: int) -> None:
+    calibration = Calibration()
+
+    calibration.observe("claude-sonnet-4-5", counted=counted, reported=reported)
+
+    assert calibration.ratio("claude-sonnet-4-5") == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), min_size=1))
+def test_a_calibrations_ratio_stays_among_those_observed(seen: list[tuple[int, int]]) -> None:
+    calibration = Calibration()
+    for counted, reported in seen:
+        calibration.observe("m", counted=counted, reported=reported)
+
+    ratios = [reported / counted for counted, reported in seen]
+    assert min(ratios) * 0.999 <= calibration.ratio("m") <= max(ratios) * 1.001
+
+
+@pytest.mark.parametrize("weight", [0, -0.1, 1.1, float("nan")])
+def test_a_calibration_of_no_weight_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigurationError, match="weight must be above 0"):
+        Calibration(weight=weight)
+
+
+@given(st.text())
+def test_an_estimate_is_some_tokens_at_least_one_and_at_most_a_few_a_character(text: str) -> None:
+    counted = Estimator("o200k_base").count(text)
+
+    assert (counted > 0) == bool(text)
+    assert counted <= 3 * len(text)
+
+
+def test_an_exact_count_is_never_calibrated() -> None:
+    calibration = Calibration()
+    calibration.observe("gpt-5", counted=100, reported=300)
+
+    calibrated = counter_for("gpt-5", calibration=calibration)
+
+    assert calibrated.count_text("word " * 9) == counter_for("gpt-5").count_text("word " * 9)
 
 
 def test_a_counter_learns_from_what_a_provider_reported() -> None:
