@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.prompt import Confirm
 from rich.table import Table
 
-from langchain_tokenopt.accounting import GenaiPrices, PriceOverrides, first_known
+from langchain_tokenopt.accounting import GenaiPrices, PriceOverrides, UsageLedger, first_known
 from langchain_tokenopt.advisor import CallLog, LoggedCall, read_log
 from langchain_tokenopt.demo.apps import ModelFactory, Step, steps_for
 from langchain_tokenopt.demo.comparison import Comparison, run_steps
@@ -90,10 +90,9 @@ def add_to(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def run(chosen: argparse.Namespace, *, console: Console | None = None) -> Comparison:
@@ -104,6 +103,7 @@ def run(chosen: argparse.Namespace, *, console: Console | None = None) -> Compar
     limit = chosen.limit or (24 if chosen.local else None)
     calls = log.calls[:limit]
     overrides = [PriceOverrides.load(chosen.prices)] if chosen.prices else []
+    _warm_up()
     with _source(chosen, calls, console) as source:
         comparison = _play(
             console,
@@ -220,6 +220,13 @@ def _live(chosen: argparse.Namespace, calls: Sequence[LoggedCall], console: Cons
 
 def _models(url: str, key: SecretStr, **parameters: Any) -> ModelFactory:
     return lambda name: ChatOpenAI(model=name, base_url=url, api_key=key, **parameters)
+
+
+def _warm_up() -> None:
+    """Load client, vocabulary and prices, or the first request would seem to take a second."""
+    with LoopbackServer(["ready"]) as server:
+        model = _models(server.base_url, SecretStr("loopback"))(LARGE_MODEL)
+        model.invoke("ready?", {"callbacks": [UsageLedger()]})
 
 
 def _play(

@@ -204,6 +204,14 @@ def test_what_cannot_be_read_or_written_is_an_error_in_a_line(
     assert told in error.replace("\n", "")
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
+def test_a_number_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", f"--limit={number}"])
+
+    assert f"expected a whole number of at least 1, got '{number}'" in capsys.readouterr().err
+
+
 def test_a_log_without_a_readable_line_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
