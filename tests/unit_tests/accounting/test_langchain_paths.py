@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, LLMResult
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -254,6 +255,56 @@ async def test_a_task_cancelled_after_its_call_adds_nothing() -> None:
     assert kinds(ledger) == ["live"]
 
 
+async def test_a_stream_that_another_task_finishes_is_live() -> None:
+    ledger = UsageLedger()
+    stream: Any = forever().astream("hi", {"callbacks": [ledger]})
+
+    await asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)  # callbacks of the task run
+    async for _ in stream:
+        pass
+
+    assert kinds(ledger) == ["live"]
+
+
+class CutInACall(ScriptedModel):
+    """A stream that breaks after the first chunk of a tool call, before any text."""
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for chunk in super()._stream(*args, **kwargs):
+            yield chunk
+            raise ConnectionError
+
+
+def test_a_stream_cut_inside_a_tool_call_is_estimated() -> None:
+    ledger = UsageLedger()
+    call = {"name": "ask", "args": {"question": "?"}, "id": "1", "type": "tool_call"}
+    model = CutInACall([AIMessage("", tool_calls=[call])], usage="none")
+
+    with pytest.raises(ConnectionError):
+        list(model.stream("hi", {"callbacks": [ledger]}))
+
+    (record,) = ledger.records()
+    assert (record.kind, record.estimated) == ("error", True)
+    assert record.usage.input_tokens > 0
+
+
+def test_an_estimate_has_the_tools_of_the_request_too() -> None:
+    @tool
+    def ask(question: str) -> str:
+        """Ask another model, and wait for what it has to say."""
+        return question
+
+    ledger = UsageLedger()
+    model = forever(usage="none")
+
+    model.invoke("hi", {"callbacks": [ledger]})
+    model.bind_tools([ask]).invoke("hi", {"callbacks": [ledger]})
+
+    plain, with_tools = (record.usage.input_tokens for record in ledger.records())
+    assert with_tools > plain + 10
+
+
 def test_an_end_without_a_start_is_still_booked() -> None:
     ledger = UsageLedger()
     answer = AIMessage("ok", id="1", usage_metadata=PLAIN, response_metadata={"model_name": "m"})
@@ -290,6 +341,19 @@ def test_a_write_is_priced_by_the_life_that_the_request_asked_for(
     record = booked(usage, prompt_cache_options=options)
 
     assert record.cost == Decimal(dollars)  # 4 dollars a million, times 1.25 or 2.5
+
+
+def test_a_write_for_an_hour_is_told_by_the_request_where_the_answer_has_no_breakdown() -> None:
+    usage: Any = {
+        "input_tokens": 1_000,
+        "output_tokens": 0,
+        "total_tokens": 1_000,
+        "input_token_details": {"cache_creation": 1_000},
+    }
+
+    record = booked(usage, model="claude-sonnet-4-5", cache_control={"ttl": "1h"})
+
+    assert record.usage == Usage(cache_write_1h=1_000)
 
 
 def test_a_usage_without_a_total_is_believed() -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -185,8 +186,9 @@ def test_a_field_that_calls_are_not_grouped_by_is_refused() -> None:
         UsageLedger().totals_by(field)
 
 
-def test_latency_and_first_token_are_percentiles() -> None:
-    ledger = UsageLedger()
+@pytest.mark.parametrize("kept", ["memory", "file"])
+def test_latency_and_first_token_are_percentiles(kept: str, tmp_path: Path) -> None:
+    ledger = UsageLedger(None if kept == "memory" else tmp_path / "a.sqlite")
     for n in range(1, 101):
         ledger.append(record(latency_s=n / 100, first_token_s=n / 1_000))
 
@@ -194,6 +196,19 @@ def test_latency_and_first_token_are_percentiles() -> None:
 
     assert (totals.latency_p50_s, totals.latency_p95_s) == (0.5, 0.95)
     assert (totals.first_token_p50_s, totals.first_token_p95_s) == (0.05, 0.095)
+    ledger.close()
+
+
+@pytest.mark.parametrize("kept", ["memory", "file"])
+def test_a_record_once_written_is_never_changed(kept: str, tmp_path: Path) -> None:
+    ledger = UsageLedger(None if kept == "memory" else tmp_path / "a.sqlite")
+    first = record(cost=Decimal(1))
+
+    ledger.append(first)
+    ledger.append(replace(first, cost=Decimal(2)))
+
+    assert list(ledger.records()) == [first]
+    ledger.close()
 
 
 def test_the_account_is_json_with_money_as_text() -> None:
@@ -448,12 +463,41 @@ def test_a_price_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_prices_are_kept_as_written_not_as_the_nearest_float(tmp_path: Path) -> None:
     file = tmp_path / "prices.json"
-    file.write_text('{"prices": [{"model": "m", "input": 0.1, "output": 0.3}]}')
+    file.write_text('{"prices": [{"model": "m", "input": 0.10000000000000000001, "output": 0.3}]}')
 
     price = PriceOverrides.load(file)(model="m", provider=None, tier=None, usage=Usage(), at=START)
 
     assert price is not None
-    assert (price.input, price.output) == (Decimal("0.1"), Decimal("0.3"))
+    assert (price.input, price.output) == (Decimal("0.10000000000000000001"), Decimal("0.3"))
+
+
+def test_own_prices_of_a_tier_or_a_provider_hold_for_it_alone(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    rows = [
+        {"model": "m", "input": "1", "output": "1"},
+        {"model": "m", "input": "0.5", "output": "1", "tier": "flex"},
+        {"model": "n", "input": "2", "output": "2", "provider": "azure"},
+    ]
+    file.write_text(json.dumps({"prices": rows}))
+    source = PriceOverrides.load(file)
+
+    def input_price(model: str, provider: str, tier: str | None) -> Decimal | None:
+        price = source(model=model, provider=provider, tier=tier, usage=Usage(), at=START)
+        return price.input if price else None
+
+    assert input_price("m", "openai", None) == Decimal(1)
+    assert input_price("m", "openai", "flex") == Decimal("0.5")
+    assert input_price("m", "openai", "priority") is None
+    assert input_price("n", "azure", None) == Decimal(2)
+    assert input_price("n", "openai", None) is None
+
+
+def test_a_tier_that_the_table_does_not_know_is_unpriced_not_standard() -> None:
+    def price(tier: str | None) -> Price | None:
+        return GenaiPrices()(model="gpt-4o", provider="openai", tier=tier, usage=Usage(), at=START)
+
+    assert price(None) is not None
+    assert price("flex") is None
 
 
 def test_a_part_of_the_spend_that_has_no_price_shows_as_a_share() -> None:

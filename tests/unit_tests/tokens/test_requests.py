@@ -312,9 +312,12 @@ def test_properties_inside_lists_and_unions_are_counted() -> None:
 def test_thoughts_of_earlier_turns_are_not_sent_and_not_counted() -> None:
     counter = counter_for("claude-sonnet-4-5")
     answer = {"type": "text", "text": "4"}
-    thought = {"type": "thinking", "thinking": "long " * 100}
+    thoughts: list[Any] = [
+        {"type": "thinking", "thinking": "long " * 100},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "long " * 100}]},
+    ]
 
-    with_thought = counter.count_messages([AIMessage([thought, answer])])
+    with_thought = counter.count_messages([AIMessage([*thoughts, answer])])
 
     assert with_thought == counter.count_messages([AIMessage([answer])])
 

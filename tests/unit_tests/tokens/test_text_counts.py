@@ -270,7 +270,10 @@ def test_cutting_long_runs_changes_the_count_by_a_token_or_two(
 @pytest.mark.parametrize("engine", ["fast", "tiktoken", "estimate"])
 @pytest.mark.parametrize("character", ["a", " ", "\n", "1", "!", "\u00e9", "\u6570", "\U0001f642"])
 def test_a_million_equal_characters_neither_panic_nor_hang(
-    engine: str, character: str, reference: dict[str, tiktoken.Encoding]
+    engine: str,
+    character: str,
+    reference: dict[str, tiktoken.Encoding],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     encodings: dict[str, Any] = {
         "fast": fast.ToktokEncoding("o200k_base"),
@@ -280,6 +283,7 @@ def test_a_million_equal_characters_neither_panic_nor_hang(
     count = encodings[engine].count(character * 1_000_000)
 
     assert 0 < count <= 3_000_000
+    assert capfd.readouterr().err == ""  # where Rust reports a panic, even one that is caught
 
 
 # --- encoders are not believed ----------------------------------------------------------------
