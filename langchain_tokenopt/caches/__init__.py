@@ -6,7 +6,7 @@ from langchain_tokenopt.caches.keys import KEY_FIELDS, CacheKey, KeyMaker, Tenan
 from langchain_tokenopt.caches.memory import MemoryStore
 from langchain_tokenopt.caches.model import CachedChatModel
 from langchain_tokenopt.caches.sqlite import SqliteStore
-from langchain_tokenopt.caches.store import Store, StoreError, StoreEvents, StoreSize
+from langchain_tokenopt.caches.store import Held, Store, StoreError, StoreEvents, StoreSize
 
 __all__ = [
     "KEY_FIELDS",
@@ -15,6 +15,7 @@ __all__ = [
     "CachedChatModel",
     "Codec",
     "ExactCache",
+    "Held",
     "KeyMaker",
     "MemoryCache",
     "MemoryStore",

@@ -3,17 +3,20 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from langchain_tokenopt.caches.store import StoreEvents, StoreSize
+from langchain_tokenopt.caches.store import Held, StoreEvents, StoreSize
 from langchain_tokenopt.errors import ConfigurationError
+
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     value: bytes
     expires_at: float
+    tags: frozenset[str]
 
 
 class MemoryStore:
@@ -44,37 +47,57 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._tagged: dict[str, set[bytes]] = {}
         self._bytes = 0
         self._evicted = 0
         self._expired = 0
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the entries that are there, and count them as used."""
-        found = {}
         with self._lock:
-            for key in keys:
-                entry = self._entries.get(key)
-                if entry is None:
-                    continue
-                if entry.expires_at <= self._clock():
-                    self._drop(key)
-                    self._expired += 1
-                    continue
-                self._entries.move_to_end(key)
-                found[key] = entry.value
-        return found
+            return {key: entry.value for key, entry in self._found(keys)}
 
-    def put(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+    def held(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Return the entries that are there with their remaining life, and count them as used."""
+        now = self._clock()
+        with self._lock:
+            return {
+                key: Held(
+                    value=entry.value,
+                    ttl_s=None if entry.expires_at == _NEVER else entry.expires_at - now,
+                    tags=entry.tags,
+                )
+                for key, entry in self._found(keys)
+            }
+
+    def _found(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, _Entry]]:
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is None:
+                continue
+            if entry.expires_at <= self._clock():
+                self._drop(key)
+                self._expired += 1
+                continue
+            self._entries.move_to_end(key)
+            yield key, entry
+
+    def put(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
         """Keep entries; the least recently used make room."""
-        expires_at = float("inf") if ttl_s is None else self._clock() + ttl_s
+        expires_at = _NEVER if ttl_s is None else self._clock() + ttl_s
+        marked = frozenset(tags)
         with self._lock:
             for key, value in entries.items():
                 self._drop(key)
                 if self._max_bytes is not None and len(key) + len(value) > self._max_bytes:
                     self._evicted += 1
                     continue
-                self._entries[key] = _Entry(value, expires_at)
+                self._entries[key] = _Entry(value, expires_at, marked)
                 self._bytes += len(key) + len(value)
+                for tag in marked:
+                    self._tagged.setdefault(tag, set()).add(key)
             self._make_room()
 
     def _make_room(self) -> None:
@@ -87,8 +110,14 @@ class MemoryStore:
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._bytes -= len(key) + len(entry.value)
+        if entry is None:
+            return
+        self._bytes -= len(key) + len(entry.value)
+        for tag in entry.tags:
+            keys = self._tagged[tag]
+            keys.discard(key)
+            if not keys:
+                del self._tagged[tag]
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Forget entries."""
@@ -96,23 +125,42 @@ class MemoryStore:
             for key in keys:
                 self._drop(key)
 
+    def invalidate(self, tags: Iterable[str]) -> int:
+        """Forget the entries that have one of the tags."""
+        with self._lock:
+            keys = {key for tag in tags for key in self._tagged.get(tag, ())}
+            for key in keys:
+                self._drop(key)
+        return len(keys)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
+            self._tagged.clear()
             self._bytes = 0
 
     async def aget(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Do what `get` does."""
         return self.get(keys)
 
-    async def aput(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+    async def aheld(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Do what `held` does."""
+        return self.held(keys)
+
+    async def aput(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
         """Do what `put` does."""
-        self.put(entries, ttl_s=ttl_s)
+        self.put(entries, ttl_s=ttl_s, tags=tags)
 
     async def adelete(self, keys: Iterable[bytes]) -> None:
         """Do what `delete` does."""
         self.delete(keys)
+
+    async def ainvalidate(self, tags: Iterable[str]) -> int:
+        """Do what `invalidate` does."""
+        return self.invalidate(tags)
 
     async def aclear(self) -> None:
         """Do what `clear` does."""

@@ -6,10 +6,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from langchain_tokenopt.caches.store import StoreError, StoreEvents, StoreSize, Tally
+from langchain_tokenopt.caches.store import Held, StoreError, StoreEvents, StoreSize, Tally
 from langchain_tokenopt.errors import ConfigurationError
 
 _SCHEMA_VERSION = 1
@@ -24,10 +24,15 @@ CREATE INDEX IF NOT EXISTS entries_expires_at ON entries (expires_at) WHERE expi
 CREATE INDEX IF NOT EXISTS entries_used_at ON entries (used_at);
 CREATE TABLE IF NOT EXISTS held (one INTEGER PRIMARY KEY, entries INTEGER, bytes INTEGER);
 INSERT OR IGNORE INTO held VALUES (1, 0, 0);
+CREATE TABLE IF NOT EXISTS tags (
+    tag TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (tag, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tags_id ON tags (id);
 CREATE TRIGGER IF NOT EXISTS entries_in AFTER INSERT ON entries BEGIN
     UPDATE held SET entries = entries + 1, bytes = bytes + NEW.bytes; END;
 CREATE TRIGGER IF NOT EXISTS entries_out AFTER DELETE ON entries BEGIN
-    UPDATE held SET entries = entries - 1, bytes = bytes - OLD.bytes; END;
+    UPDATE held SET entries = entries - 1, bytes = bytes - OLD.bytes;
+    DELETE FROM tags WHERE id = OLD.id; END;
 """
 # When an entry was used is written at most this often, and with the next write: reading an entry
 # then never waits for the writer.
@@ -90,24 +95,51 @@ class SqliteStore:
         Raises:
             StoreError: The file cannot be read.
         """
-        found = {}
+        with self._using() as connection:
+            return {key: row[1] for key, row in self._found(connection, keys)}
+
+    def held(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Return the entries that are there with their remaining life and tags.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
         now = self._clock()
         with self._using() as connection:
-            for key in keys:
-                row = connection.execute(
-                    "SELECT key, value, expires_at, used_at FROM entries WHERE id = ?", (_id(key),)
-                ).fetchone()
-                if row is None or row[0] != key:
-                    continue
-                if row[2] is not None and row[2] <= now:
-                    self._tally.add("expired")
-                    continue
-                found[key] = row[1]
-                if now - row[3] > _USED_EVERY_S and len(self._touched) < _MOST_TOUCHED:
-                    self._touched[_id(key)] = int(now)
-        return found
+            return {
+                key: Held(
+                    value=row[1],
+                    ttl_s=None if row[2] is None else row[2] - now,
+                    tags=frozenset(
+                        tag
+                        for (tag,) in connection.execute(
+                            "SELECT tag FROM tags WHERE id = ?", (_id(key),)
+                        )
+                    ),
+                )
+                for key, row in self._found(connection, keys)
+            }
 
-    def put(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+    def _found(
+        self, connection: sqlite3.Connection, keys: Iterable[bytes]
+    ) -> Iterator[tuple[bytes, tuple[bytes, bytes, float | None, int]]]:
+        now = self._clock()
+        for key in keys:
+            row = connection.execute(
+                "SELECT key, value, expires_at, used_at FROM entries WHERE id = ?", (_id(key),)
+            ).fetchone()
+            if row is None or row[0] != key:
+                continue
+            if row[2] is not None and row[2] <= now:
+                self._tally.add("expired")
+                continue
+            if now - row[3] > _USED_EVERY_S and len(self._touched) < _MOST_TOUCHED:
+                self._touched[_id(key)] = int(now)
+            yield key, row
+
+    def put(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
         """Keep entries; returned means that a killed process does not lose them.
 
         Raises:
@@ -123,6 +155,9 @@ class SqliteStore:
             # A delete and an insert, not a replace: triggers count what goes.
             connection.executemany("DELETE FROM entries WHERE id = ?", [row[:1] for row in rows])
             connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+            if tags:
+                marks = [(tag, row[0]) for row in rows for tag in set(tags)]
+                connection.executemany("INSERT INTO tags VALUES (?, ?)", marks)
             self._tidy(connection, now)
 
     def _tidy(self, connection: sqlite3.Connection, now: float) -> None:
@@ -159,6 +194,20 @@ class SqliteStore:
                 "DELETE FROM entries WHERE id = ? AND key = ?", [(_id(key), key) for key in keys]
             )
 
+    def invalidate(self, tags: Iterable[str]) -> int:
+        """Forget the entries that have one of the tags.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        gone = 0
+        with self._writing() as connection:
+            for tag in tags:
+                gone += connection.execute(
+                    "DELETE FROM entries WHERE id IN (SELECT id FROM tags WHERE tag = ?)", (tag,)
+                ).rowcount
+        return gone
+
     def clear(self) -> None:
         """Forget everything.
 
@@ -172,13 +221,23 @@ class SqliteStore:
         """Do what `get` does in a thread."""
         return await asyncio.to_thread(self.get, list(keys))
 
-    async def aput(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+    async def aheld(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Do what `held` does in a thread."""
+        return await asyncio.to_thread(self.held, list(keys))
+
+    async def aput(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
         """Do what `put` does in a thread."""
-        await asyncio.to_thread(self.put, dict(entries), ttl_s=ttl_s)
+        await asyncio.to_thread(self.put, dict(entries), ttl_s=ttl_s, tags=tuple(tags))
 
     async def adelete(self, keys: Iterable[bytes]) -> None:
         """Do what `delete` does in a thread."""
         await asyncio.to_thread(self.delete, list(keys))
+
+    async def ainvalidate(self, tags: Iterable[str]) -> int:
+        """Do what `invalidate` does in a thread."""
+        return await asyncio.to_thread(self.invalidate, list(tags))
 
     async def aclear(self) -> None:
         """Do what `clear` does in a thread."""

@@ -1,7 +1,7 @@
 """What keeps entries: the protocol that memory, SQLite and others implement, and its counts."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,16 @@ class StoreEvents:
     expired: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An entry with what a copy of it must keep."""
+
+    value: bytes
+    ttl_s: float | None
+    """Seconds that it may still be served, `None` for ever."""
+    tags: frozenset[str] = frozenset()
+
+
 class Store(Protocol):
     """Keeps bytes under 32-byte keys. Batched: a key that is not found is absent in the result."""
 
@@ -35,12 +45,25 @@ class Store(Protocol):
         """Return the entries that are there and have not expired."""
         ...
 
-    def put(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
-        """Keep entries for `ttl_s` seconds, `None` for ever; returned means kept."""
+    def held(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Return the entries as `get` does, with their remaining life and tags."""
+        ...
+
+    def put(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
+        """Keep entries for `ttl_s` seconds, `None` for ever; returned means kept.
+
+        Entries that are written again lose the tags that they had.
+        """
         ...
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Forget entries; unknown keys are no error."""
+        ...
+
+    def invalidate(self, tags: Iterable[str]) -> int:
+        """Forget the entries that have one of the tags; return how many they were."""
         ...
 
     def clear(self) -> None:
@@ -51,12 +74,22 @@ class Store(Protocol):
         """Do what `get` does without blocking the event loop."""
         ...
 
-    async def aput(self, entries: Mapping[bytes, bytes], *, ttl_s: float | None) -> None:
+    async def aheld(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
+        """Do what `held` does without blocking the event loop."""
+        ...
+
+    async def aput(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
+    ) -> None:
         """Do what `put` does without blocking the event loop."""
         ...
 
     async def adelete(self, keys: Iterable[bytes]) -> None:
         """Do what `delete` does without blocking the event loop."""
+        ...
+
+    async def ainvalidate(self, tags: Iterable[str]) -> int:
+        """Do what `invalidate` does without blocking the event loop."""
         ...
 
     async def aclear(self) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_tokenopt.caches import MemoryStore, SqliteCache, SqliteStore, StoreError
+from langchain_tokenopt.caches import Held, MemoryStore, SqliteCache, SqliteStore, StoreError
 from langchain_tokenopt.caches.store import Store
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.testing import ScriptedModel
@@ -109,6 +109,34 @@ def test_writing_an_entry_again_gives_it_its_new_life(make_store: MakeStore) -> 
     clock.now += 9
 
     assert store.get([key(1)]) == {key(1): b"b"}
+
+
+def test_an_entry_tells_its_remaining_life_and_tags(make_store: MakeStore) -> None:
+    clock = Clock()
+    store = make_store(clock=clock)
+    store.put({key(1): b"one"}, ttl_s=10, tags=["a", "b"])
+    store.put({key(2): b"two"}, ttl_s=None)
+    clock.now += 4
+
+    assert store.held([key(1), key(2), key(3)]) == {
+        key(1): Held(value=b"one", ttl_s=6, tags=frozenset({"a", "b"})),
+        key(2): Held(value=b"two", ttl_s=None),
+    }
+
+
+async def test_entries_are_invalidated_by_tag(make_store: MakeStore) -> None:
+    store = make_store()
+    store.put({key(1): b"", key(2): b""}, ttl_s=None, tags=["a", "a"])
+    store.put({key(3): b""}, ttl_s=None, tags=["a", "b"])
+    store.put({key(4): b""}, ttl_s=None, tags=["c"])
+    store.put({key(5): b""}, ttl_s=None)
+    store.put({key(1): b"again"}, ttl_s=None)  # and so without a tag
+
+    assert await store.ainvalidate(["b", "unknown"]) == 1
+    assert store.invalidate(["a"]) == 1
+    assert store.invalidate(["a"]) == 0
+    assert set(await store.aget([key(n) for n in range(6)])) == {key(1), key(4), key(5)}
+    assert store.size().entries == 3
 
 
 def test_the_size_counts_keys_and_values(make_store: MakeStore) -> None:
