@@ -81,17 +81,17 @@ FLEX_SOL = {"flex": 8_000, "flex_cache_read": 2_000, "flex_cache_creation": 7_00
         # The Anthropic console billed $0.05439 for this call (litellm#9812).
         (
             "claude-sonnet-4-5",
-            {"input": 12_304, "cache_creation": 0, "ephemeral_5m_input_tokens": 12_304},
+            {"input": 12_307, "cache_creation": 0, "ephemeral_5m_input_tokens": 12_304},
             550,
             None,
-            "0.05439",
+            "0.054399",
         ),
         (
             "claude-sonnet-4-5",
-            {"input": 12_304, "cache_creation": 0, "ephemeral_1h_input_tokens": 12_304},
+            {"input": 12_307, "cache_creation": 0, "ephemeral_1h_input_tokens": 12_304},
             550,
             None,
-            "0.082074",
+            "0.082083",
         ),
     ],
 )
@@ -300,11 +300,10 @@ def test_a_bare_model_name_bills_output_at_the_output_rate() -> None:
 
 
 def test_a_price_is_that_of_the_day_of_the_call() -> None:
-    first = next(r for r in [PRICES] if r)
     usage = Usage(plain_input=1_000_000)
 
     def at(day: datetime) -> Decimal | None:
-        price = first(model="o3", provider="openai", tier=None, usage=usage, at=day)
+        price = PRICES(model="o3", provider="openai", tier=None, usage=usage, at=day)
         return price.input if price else None
 
     before, after = at(datetime(2025, 5, 1, tzinfo=UTC)), at(datetime(2025, 7, 1, tzinfo=UTC))
