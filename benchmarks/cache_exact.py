@@ -69,14 +69,15 @@ def sqlite_lookup(*, rounds: int, times: int, entries: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # langchain-community announces its end on import
         from langchain_community.cache import SQLiteCache  # noqa: PLC0415
-    answer = [ChatGeneration(message=AIMessage("Within thirty days of its arrival. " * 5))]
+    said = "Within thirty days of its arrival. " * 5
     llm = ChatOpenAI(model="gpt-5-mini", api_key="any")._get_llm_string(stop=None)
     prompts = [dumps([SYSTEM, HumanMessage(f"question {n}")]) for n in range(entries)]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = SQLiteCache(str(Path(folder) / "theirs.sqlite"))
         ours = SqliteCache(Path(folder) / "ours.sqlite")
-        for prompt in prompts:
+        for n, prompt in enumerate(prompts):
+            answer = [ChatGeneration(message=AIMessage(f"{n}: {said}"))]
             theirs.update(prompt, llm, answer)
             ours.update(prompt, llm, answer)
         turn = {"ours": 0, "theirs": 0}
@@ -85,7 +86,7 @@ def sqlite_lookup(*, rounds: int, times: int, entries: int) -> None:
             turn[name] = (turn[name] + 7) % entries
             found = cache.lookup(prompts[turn[name]], llm)
             assert found is not None
-            assert found[0].text == answer[0].text
+            assert found[0].text == f"{turn[name]}: {said}"
 
         taken = alternate(
             {"ours": lambda: look("ours", ours), "theirs": lambda: look("theirs", theirs)},

@@ -32,14 +32,20 @@ def mark_cache_hit(message: MessageT, *, source: str) -> MessageT:
     >>> is_cache_hit(mark_cache_hit(AIMessage("4"), source="memory"))
     True
     """
-    usage: Any = {**(message.usage_metadata or {}), "total_cost": 0}
-    mark = CacheMark(source=source)
-    return message.model_copy(
-        update={
-            "usage_metadata": usage if message.usage_metadata else None,
-            "response_metadata": {**message.response_metadata, CACHE_MARK: mark},
-        }
+    usage = dict(message.usage_metadata) if message.usage_metadata else None
+    marked = message.model_copy(
+        update={"usage_metadata": usage, "response_metadata": {**message.response_metadata}}
     )
+    set_cache_mark(marked, source=source)
+    return marked
+
+
+def set_cache_mark(message: AIMessage, *, source: str) -> None:
+    """Do what `mark_cache_hit` does to a message that nobody else holds."""
+    message.response_metadata[CACHE_MARK] = CacheMark(source=source)
+    usage: Any = message.usage_metadata
+    if usage:
+        usage["total_cost"] = 0
 
 
 def cache_source(message: BaseMessage) -> str | None:

@@ -1,6 +1,7 @@
 """Caches that answer again what was answered before."""
 
 from langchain_tokenopt.caches.codec import Codec, UnencodableError, UnreadableError
+from langchain_tokenopt.caches.control import CacheControl, cache_control, current_control
 from langchain_tokenopt.caches.exact import CacheStats, ExactCache, MemoryCache, SqliteCache
 from langchain_tokenopt.caches.keys import KEY_FIELDS, CacheKey, KeyMaker, Tenant, canonical_prompt
 from langchain_tokenopt.caches.memory import MemoryStore
@@ -10,6 +11,7 @@ from langchain_tokenopt.caches.store import Held, Store, StoreError, StoreEvents
 
 __all__ = [
     "KEY_FIELDS",
+    "CacheControl",
     "CacheKey",
     "CacheStats",
     "CachedChatModel",
@@ -28,5 +30,7 @@ __all__ = [
     "Tenant",
     "UnencodableError",
     "UnreadableError",
+    "cache_control",
     "canonical_prompt",
+    "current_control",
 ]

@@ -7,6 +7,7 @@ in it names a class or a module, so what others wrote into a shared store can at
 import hashlib
 import hmac
 import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 _MAGIC = b"TOC1"  # raise the digit when the schema changes
 _CHECK_BYTES = 16
+_HEAD = len(_MAGIC) + _CHECK_BYTES
+_TIME = struct.Struct(">d")
 _MESSAGE_FIELDS = (
     "content", "additional_kwargs", "response_metadata", "name", "tool_calls",
     "invalid_tool_calls", "usage_metadata",
@@ -41,8 +44,12 @@ class Codec:
     def __init__(self, *, signing_key: bytes | None = None) -> None:
         self._key = hashlib.sha256(signing_key).digest() if signing_key else b""
 
-    def encode(self, answers: Sequence[Generation]) -> bytes:
+    def encode(self, answers: Sequence[Generation], *, written_at: float = 0.0) -> bytes:
         """Return the bytes of one answer or, for n > 1, of several.
+
+        Args:
+            answers: At least one.
+            written_at: Unix time in seconds, for `written_at`.
 
         Raises:
             UnencodableError: A field holds an object that would come back as something else.
@@ -50,7 +57,7 @@ class Codec:
         entries = [_entry(answer) for answer in answers]
         try:
             payload = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
-            data = payload.encode()
+            data = _TIME.pack(written_at) + payload.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise UnencodableError(str(error)) from error
         if json.loads(payload) != entries:  # tuples, keys that are not text
@@ -63,16 +70,26 @@ class Codec:
         Raises:
             UnreadableError: The bytes are not what `encode` with this key returns.
         """
-        check, payload = data[4 : 4 + _CHECK_BYTES], data[4 + _CHECK_BYTES :]
-        if data[:4] != _MAGIC or not hmac.compare_digest(check, self._check(payload)):
+        check, checked = data[4:_HEAD], data[_HEAD:]
+        if (
+            data[:4] != _MAGIC
+            or len(checked) < _TIME.size
+            or not hmac.compare_digest(check, self._check(checked))
+        ):
             raise UnreadableError("not an entry of this version, or altered")
         try:
-            entries = json.loads(payload)
+            entries = json.loads(checked[_TIME.size :])
             if not isinstance(entries, list) or not entries:
                 raise UnreadableError("an entry holds at least one answer")
             return [_answer(entry) for entry in entries]
         except (ValueError, TypeError, KeyError, RecursionError, ValidationError) as error:
             raise UnreadableError(str(error)) from error
+
+    @staticmethod
+    def written_at(data: bytes) -> float:
+        """Return the Unix time at which a readable entry was written."""
+        (at,) = _TIME.unpack_from(data, _HEAD)
+        return float(at)
 
     def _check(self, payload: bytes) -> bytes:
         return hashlib.blake2b(payload, digest_size=_CHECK_BYTES, key=self._key).digest()

@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from langchain_tokenopt.caches.codec import (
     UnreadableError,
     settled,
 )
+from langchain_tokenopt.caches.control import CacheControl, current_control
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
 from langchain_tokenopt.caches.memory import MemoryStore
 from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Store, Tally
-from langchain_tokenopt.caches.template import Template
+from langchain_tokenopt.caches.template import Template, served
 from langchain_tokenopt.errors import ConfigurationError
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +47,10 @@ class CacheStats:
     """Entries that were altered, or written by another version or key. Each is a miss too."""
     rejected: int
     """Answers that could not be kept without loss."""
+    bypassed: int
+    """Requests that asked for a fresh answer (`cache_control(no_cache=True)`)."""
+    too_old: int
+    """Entries that were older than the request's `max_age_s`. Each is a miss too."""
     evicted: int
     expired: int
     entries: int | None
@@ -82,6 +89,7 @@ class ExactCache(BaseCache):
         tenant: Tenant = "",
         signing_key: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         if ttl_s is not None and ttl_s <= 0:
             message = f"ttl_s must be more than 0 seconds, or None for no limit, got {ttl_s}"
@@ -91,8 +99,9 @@ class ExactCache(BaseCache):
         self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
         self._codec = Codec(signing_key=signing_key)
         self._clock = clock
+        self._wall_clock = wall_clock
         self._tally = Tally()
-        self._decoded: dict[bytes, list[Template]] = {}
+        self._decoded: OrderedDict[tuple[str, bytes], list[Template] | None] = OrderedDict()
         self._rests_until = 0.0
         self._warned = False
 
@@ -103,36 +112,41 @@ class ExactCache(BaseCache):
     @override
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         key = self._key.digest(prompt, llm_string)
-        if self._resting():
-            self._missed()
+        control = current_control()
+        if not self._looks(control):
             return None
         try:
-            data = self.store.get([key]).get(key)
+            data, source = self._fetch(key)
         except OSError as error:
             self._failed(error)
             return None
-        return self._read(data)
+        return self._read(data, source, control)
 
     @override
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         key = self._key.digest(prompt, llm_string)
-        if self._resting():
-            self._missed()
+        control = current_control()
+        if not self._looks(control):
             return None
         try:
-            data = (await self.store.aget([key])).get(key)
+            data, source = await self._afetch(key)
         except OSError as error:
             self._failed(error)
             return None
-        return self._read(data)
+        return self._read(data, source, control)
 
     @override
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         data = self._written(return_val)
-        if data is None or self._resting():
+        if data is None:
             return
+        control = current_control()
         try:
-            self.store.put({self._key.digest(prompt, llm_string): data}, ttl_s=self._ttl_s)
+            self.store.put(
+                {self._key.digest(prompt, llm_string): data},
+                ttl_s=self._life(control),
+                tags=control.tags,
+            )
         except OSError as error:
             self._failed(error, looked=False)
         else:
@@ -141,14 +155,31 @@ class ExactCache(BaseCache):
     @override
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         data = self._written(return_val)
-        if data is None or self._resting():
+        if data is None:
             return
+        control = current_control()
         try:
-            await self.store.aput({self._key.digest(prompt, llm_string): data}, ttl_s=self._ttl_s)
+            await self.store.aput(
+                {self._key.digest(prompt, llm_string): data},
+                ttl_s=self._life(control),
+                tags=control.tags,
+            )
         except OSError as error:
             self._failed(error, looked=False)
         else:
             self._tally.add("writes")
+
+    def invalidate(self, tags: Collection[str]) -> int:
+        """Forget the answers that were kept with one of the tags; return how many they were.
+
+        Raises:
+            StoreError: The store cannot be written now, so they may still be served.
+        """
+        return self.store.invalidate(tags)
+
+    async def ainvalidate(self, tags: Collection[str]) -> int:
+        """Do what `invalidate` does without blocking the event loop."""
+        return await self.store.ainvalidate(tags)
 
     @override
     def clear(self, **kwargs: Any) -> None:
@@ -172,6 +203,8 @@ class ExactCache(BaseCache):
             errors=self._tally.of("errors"),
             unreadable=self._tally.of("unreadable"),
             rejected=self._tally.of("rejected"),
+            bypassed=self._tally.of("bypassed"),
+            too_old=self._tally.of("too_old"),
             evicted=events.evicted,
             expired=events.expired,
             entries=None if size is None else size.entries,
@@ -182,8 +215,26 @@ class ExactCache(BaseCache):
         """Release what the store holds open; the cache may be used again."""
         self.store.close()
 
-    def _resting(self) -> bool:
-        return self._clock() < self._rests_until
+    def _fetch(self, key: bytes) -> tuple[bytes | None, str]:
+        """Return an entry and the name of what holds it."""
+        return self.store.get([key]).get(key), self.store.source
+
+    async def _afetch(self, key: bytes) -> tuple[bytes | None, str]:
+        return (await self.store.aget([key])).get(key), self.store.source
+
+    def _looks(self, control: CacheControl) -> bool:
+        """Return whether the store should be asked; if not, that is counted."""
+        if control.no_cache:
+            self._tally.add("bypassed")
+            return False
+        if self._clock() < self._rests_until:
+            self._missed()
+            return False
+        return True
+
+    def _life(self, control: CacheControl) -> float | None:
+        lives = [ttl_s for ttl_s in (self._ttl_s, control.ttl_s) if ttl_s is not None]
+        return min(lives) if lives else None
 
     def _missed(self) -> None:
         self._tally.add("misses")
@@ -199,11 +250,15 @@ class ExactCache(BaseCache):
                 "the %s cache failed, calls go on without it: %s", self.store.source, error
             )
 
-    def _read(self, data: bytes | None) -> list[Generation] | None:
+    def _read(
+        self, data: bytes | None, source: str, control: CacheControl
+    ) -> list[Generation] | None:
         if data is None:
             self._missed()
             return None
-        templates = self._decoded.get(data)
+        found = (source, data)
+        templates = self._decoded.get(found)
+        answers: list[Generation] = []
         if templates is None:
             try:
                 answers = self._codec.decode(data)
@@ -211,22 +266,34 @@ class ExactCache(BaseCache):
                 self._tally.add("unreadable")
                 self._missed()
                 return None
-            templates = [Template(answer, source=self.store.source) for answer in answers]
-            self._remember(data, templates)
+        oldest_s = control.max_age_s
+        if oldest_s is not None and self._wall_clock() - Codec.written_at(data) > oldest_s:
+            self._tally.add("too_old")
+            self._missed()
+            return None
         self._tally.add("hits")
-        return [template.fresh() for template in templates]
+        if templates is not None:
+            return [template.fresh() for template in templates]
+        self._remember(found, answers)
+        return [served(answer, source=source) for answer in answers]
 
-    def _remember(self, data: bytes, templates: list[Template]) -> None:
-        """Keep what bytes were decoded to: the same bytes need not be checked again."""
-        if len(data) > _LONG_ENTRY:
+    def _remember(self, found: tuple[str, bytes], answers: list[Generation]) -> None:
+        """Keep what bytes that come up again decode to: they need not be checked again."""
+        if len(found[1]) > _LONG_ENTRY:
             return
-        while len(self._decoded) >= _MOST_DECODED:
-            self._decoded.pop(next(iter(self._decoded)), None)
-        self._decoded[data] = templates
+        again = found in self._decoded
+        source = found[0]
+        self._decoded[found] = [Template(a, source=source) for a in answers] if again else None
+        if len(self._decoded) > _MOST_DECODED:
+            with suppress(KeyError):  # another thread emptied it
+                self._decoded.popitem(last=False)
 
     def _written(self, answers: RETURN_VAL_TYPE) -> bytes | None:
+        """Return the entry to write, `None` if none should be."""
+        if current_control().no_store or self._clock() < self._rests_until:
+            return None
         try:
-            return self._codec.encode(settled(answers))
+            return self._codec.encode(settled(answers), written_at=self._wall_clock())
         except UnencodableError:
             self._tally.add("rejected")
             return None

@@ -19,6 +19,8 @@ from langchain_tokenopt.errors import ConfigurationError
 _VERSION = "1"  # raise it when the meaning of a key changes, so that old entries miss
 _LONG_PROMPT = 65_536
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
 Tenant = str | Callable[[], str]
 """A tenant's name, or a function that returns the current one (from a context variable, say)."""
 
@@ -108,7 +110,7 @@ def canonical_prompt(prompt: str) -> str:
     if not all(_is_message(message) for message in messages) or not messages:
         return prompt
     kept = [_canonical_message(message) for message in messages]
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _encode(kept)
 
 
 def _is_message(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from langchain_tokenopt.caches.store import Held, StoreEvents, StoreSize
@@ -54,33 +54,36 @@ class MemoryStore:
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the entries that are there, and count them as used."""
+        found = {}
         with self._lock:
-            return {key: entry.value for key, entry in self._found(keys)}
+            for key in keys:
+                entry = self._live(key)
+                if entry is not None:
+                    found[key] = entry.value
+        return found
 
     def held(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
         """Return the entries that are there with their remaining life, and count them as used."""
-        now = self._clock()
+        found = {}
         with self._lock:
-            return {
-                key: Held(
-                    value=entry.value,
-                    ttl_s=None if entry.expires_at == _NEVER else entry.expires_at - now,
-                    tags=entry.tags,
-                )
-                for key, entry in self._found(keys)
-            }
+            for key in keys:
+                entry = self._live(key)
+                if entry is not None:
+                    at = entry.expires_at
+                    left = None if at == _NEVER else at - self._clock()
+                    found[key] = Held(value=entry.value, ttl_s=left, tags=entry.tags)
+        return found
 
-    def _found(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, _Entry]]:
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is None:
-                continue
-            if entry.expires_at <= self._clock():
-                self._drop(key)
-                self._expired += 1
-                continue
-            self._entries.move_to_end(key)
-            yield key, entry
+    def _live(self, key: bytes) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.expires_at != _NEVER and entry.expires_at <= self._clock():
+            self._drop(key)
+            self._expired += 1
+            return None
+        self._entries.move_to_end(key)
+        return entry
 
     def put(
         self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()

@@ -1,7 +1,7 @@
 """A chat model with a cache around it that also serves streams and calls in flight."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from threading import Lock
@@ -18,9 +18,10 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel, PrivateAttr
 from typing_extensions import override
 
+from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.flight import SingleFlight, Turn
-from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, canonical_prompt
+from langchain_tokenopt.caches.keys import KeyMaker, canonical_prompt
 from langchain_tokenopt.caches.replay import replay, restore_parsed, served, settled
 from langchain_tokenopt.caches.rewire import replace_models
 from langchain_tokenopt.caches.store import Tally
@@ -44,7 +45,7 @@ class _Request:
 
     prompt: str
     llm_string: str
-    key: CacheKey
+    key: Hashable
     """Equal for requests that may share an answer."""
     schema: Any
     """What was asked for as `response_format`."""
@@ -264,11 +265,14 @@ class CachedChatModel(BaseChatModel):
         return _Request(
             prompt=prompt,
             llm_string=llm_string,
-            key=make_key(prompt, llm_string),
+            # A request that asks for a fresh answer leads, and waits for nobody.
+            key=object() if current_control().no_cache else make_key(prompt, llm_string),
             schema=kwargs.get("response_format"),
         )
 
     def _lookup(self, request: _Request) -> _Answers | None:
+        if self._skips_lookup():
+            return None
         try:
             found = self.response_cache.lookup(request.prompt, request.llm_string)
             return self._served(found, request)
@@ -277,12 +281,18 @@ class CachedChatModel(BaseChatModel):
             return None
 
     async def _alookup(self, request: _Request) -> _Answers | None:
+        if self._skips_lookup():
+            return None
         try:
             found = await self.response_cache.alookup(request.prompt, request.llm_string)
             return self._served(found, request)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
             return None
+
+    def _skips_lookup(self) -> bool:
+        """Return whether a cache that does not know `cache_control` must not be asked."""
+        return current_control().no_cache and not isinstance(self.response_cache, ExactCache)
 
     def _shared(self, turn: Turn[_Answers], request: _Request) -> _Answers | None:
         """Return what an identical call was answered, be it while this one waited or just before.
@@ -304,6 +314,8 @@ class CachedChatModel(BaseChatModel):
             return
         answers = settled(result)
         turn.deliver(answers)
+        if current_control().no_store:
+            return
         try:
             self.response_cache.update(request.prompt, request.llm_string, answers)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
@@ -314,6 +326,8 @@ class CachedChatModel(BaseChatModel):
             return
         answers = settled(result)
         turn.deliver(answers)
+        if current_control().no_store:
+            return
         try:
             await self.response_cache.aupdate(request.prompt, request.llm_string, answers)
         except Exception as error:  # noqa: BLE001 - no cache may break the call

@@ -95,8 +95,13 @@ class SqliteStore:
         Raises:
             StoreError: The file cannot be read.
         """
+        found = {}
         with self._using() as connection:
-            return {key: row[1] for key, row in self._found(connection, keys)}
+            for key in keys:
+                row = self._live(connection, key)
+                if row is not None:
+                    found[key] = row[1]
+        return found
 
     def held(self, keys: Iterable[bytes]) -> dict[bytes, Held]:
         """Return the entries that are there with their remaining life and tags.
@@ -104,38 +109,35 @@ class SqliteStore:
         Raises:
             StoreError: The file cannot be read.
         """
-        now = self._clock()
+        found = {}
         with self._using() as connection:
-            return {
-                key: Held(
+            for key in keys:
+                row = self._live(connection, key)
+                if row is None:
+                    continue
+                tags = connection.execute("SELECT tag FROM tags WHERE id = ?", (_id(key),))
+                found[key] = Held(
                     value=row[1],
-                    ttl_s=None if row[2] is None else row[2] - now,
-                    tags=frozenset(
-                        tag
-                        for (tag,) in connection.execute(
-                            "SELECT tag FROM tags WHERE id = ?", (_id(key),)
-                        )
-                    ),
+                    ttl_s=None if row[2] is None else row[2] - self._clock(),
+                    tags=frozenset(tag for (tag,) in tags),
                 )
-                for key, row in self._found(connection, keys)
-            }
+        return found
 
-    def _found(
-        self, connection: sqlite3.Connection, keys: Iterable[bytes]
-    ) -> Iterator[tuple[bytes, tuple[bytes, bytes, float | None, int]]]:
+    def _live(
+        self, connection: sqlite3.Connection, key: bytes
+    ) -> tuple[bytes, bytes, float | None, int] | None:
+        row: tuple[bytes, bytes, float | None, int] | None = connection.execute(
+            "SELECT key, value, expires_at, used_at FROM entries WHERE id = ?", (_id(key),)
+        ).fetchone()
+        if row is None or row[0] != key:
+            return None
         now = self._clock()
-        for key in keys:
-            row = connection.execute(
-                "SELECT key, value, expires_at, used_at FROM entries WHERE id = ?", (_id(key),)
-            ).fetchone()
-            if row is None or row[0] != key:
-                continue
-            if row[2] is not None and row[2] <= now:
-                self._tally.add("expired")
-                continue
-            if now - row[3] > _USED_EVERY_S and len(self._touched) < _MOST_TOUCHED:
-                self._touched[_id(key)] = int(now)
-            yield key, row
+        if row[2] is not None and row[2] <= now:
+            self._tally.add("expired")
+            return None
+        if now - row[3] > _USED_EVERY_S and len(self._touched) < _MOST_TOUCHED:
+            self._touched[_id(key)] = int(now)
+        return row
 
     def put(
         self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()

@@ -4,13 +4,26 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import BaseModel
 
-from langchain_tokenopt.messages import mark_cache_hit
+from langchain_tokenopt.messages import mark_cache_hit, set_cache_mark
 
 T = TypeVar("T", bound=BaseModel)
 _Copy = Callable[[], Any]
+
+
+def served(answer: Generation, *, source: str) -> Generation:
+    """Return an answer that nobody else holds, marked and under a new id."""
+    if isinstance(answer, ChatGeneration) and isinstance(answer.message, AIMessage):
+        set_cache_mark(answer.message, source=source)
+        answer.message.id = _new_id()
+    return answer
+
+
+def _new_id() -> str:
+    return f"cached--{os.urandom(16).hex()}"
 
 
 class Template:
@@ -36,7 +49,7 @@ class Template:
         changed = {name: copy() for name, copy in self._answer_copies}
         if self._message is not None:
             fields = {name: copy() for name, copy in self._message_copies}
-            fields["id"] = f"cached--{os.urandom(16).hex()}"
+            fields["id"] = _new_id()
             changed["message"] = _clone(self._message, fields)
         return _clone(self._answer, changed)
 

@@ -77,7 +77,7 @@ def test_any_bytes_are_read_or_refused_with_one_error(data: bytes) -> None:
 def signed(payload: Any) -> bytes:
     """A payload with a right checksum, as one who reads the source can make it."""
     codec = Codec()
-    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    data = bytes(8) + (payload if isinstance(payload, bytes) else json.dumps(payload).encode())
     return b"TOC1" + codec._check(data) + data
 
 
@@ -171,6 +171,11 @@ def test_with_a_signing_key_only_its_own_entries_are_read() -> None:
     for writer, reader in ((plain, one), (two, one), (one, plain)):
         with pytest.raises(UnreadableError):
             reader.decode(writer.encode(written))
+
+
+@given(st.floats(0, 1e11))
+def test_an_entry_tells_when_it_was_written(at: float) -> None:
+    assert Codec.written_at(Codec().encode([Generation(text="a")], written_at=at)) == at
 
 
 class Answer(BaseModel):

@@ -158,11 +158,11 @@ class Failing(MemoryStore):
             raise StoreError("no store today")
         return super().get(keys)
 
-    def put(self, entries: Any, *, ttl_s: float | None) -> None:
+    def put(self, entries: Any, **options: Any) -> None:
         self.asked += 1
         if self.down:
             raise StoreError("no store today")
-        super().put(entries, ttl_s=ttl_s)
+        super().put(entries, **options)
 
     def size(self) -> StoreSize:
         if self.down:
