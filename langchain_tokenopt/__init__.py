@@ -10,7 +10,7 @@ from langchain_tokenopt._version import __version__
 
 if TYPE_CHECKING:
     from langchain_tokenopt.accounting import UsageLedger, track_usage
-    from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SqliteCache
+    from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SqliteCache, TieredCache
     from langchain_tokenopt.routing import Tier, create_cascade
     from langchain_tokenopt.tokens import counter_for
 
@@ -19,6 +19,7 @@ _HOMES = {
     "MemoryCache": "caches",
     "SqliteCache": "caches",
     "Tier": "routing",
+    "TieredCache": "caches",
     "UsageLedger": "accounting",
     "counter_for": "tokens",
     "create_cascade": "routing",
@@ -30,6 +31,7 @@ __all__ = [
     "MemoryCache",
     "SqliteCache",
     "Tier",
+    "TieredCache",
     "UsageLedger",
     "__version__",
     "counter_for",

@@ -1,22 +1,27 @@
 """Caches that answer again what was answered before."""
 
+from langchain_tokenopt.caches.circuit import TierStats
 from langchain_tokenopt.caches.codec import Codec, UnencodableError, UnreadableError
 from langchain_tokenopt.caches.control import CacheControl, cache_control, current_control
-from langchain_tokenopt.caches.exact import CacheStats, ExactCache, MemoryCache, SqliteCache
+from langchain_tokenopt.caches.exact import CacheStats, ExactCache
 from langchain_tokenopt.caches.keys import KEY_FIELDS, CacheKey, KeyMaker, Tenant, canonical_prompt
 from langchain_tokenopt.caches.memory import MemoryStore
 from langchain_tokenopt.caches.model import CachedChatModel
+from langchain_tokenopt.caches.ready import MemoryCache, SqliteCache, TieredCache
 from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Held, Store, StoreError, StoreEvents, StoreSize
+from langchain_tokenopt.caches.tiered import CacheTier, Found, TieredStore
 
 __all__ = [
     "KEY_FIELDS",
     "CacheControl",
     "CacheKey",
     "CacheStats",
+    "CacheTier",
     "CachedChatModel",
     "Codec",
     "ExactCache",
+    "Found",
     "Held",
     "KeyMaker",
     "MemoryCache",
@@ -28,6 +33,9 @@ __all__ = [
     "StoreEvents",
     "StoreSize",
     "Tenant",
+    "TierStats",
+    "TieredCache",
+    "TieredStore",
     "UnencodableError",
     "UnreadableError",
     "cache_control",

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
@@ -21,8 +20,6 @@ from langchain_tokenopt.caches.codec import (
 )
 from langchain_tokenopt.caches.control import CacheControl, current_control
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
-from langchain_tokenopt.caches.memory import MemoryStore
-from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Store, Tally
 from langchain_tokenopt.caches.template import Template, served
 from langchain_tokenopt.errors import ConfigurationError
@@ -297,46 +294,3 @@ class ExactCache(BaseCache):
         except UnencodableError:
             self._tally.add("rejected")
             return None
-
-
-class MemoryCache(ExactCache):
-    """Exact answers in this process; the least recently used make room.
-
-    >>> from langchain_tokenopt.testing import ScriptedModel
-    >>> model = ScriptedModel(["four"], cache=MemoryCache())
-    >>> model.invoke("2 + 2?").text, model.invoke("2 + 2?").text, model.calls
-    ('four', 'four', 1)
-    """
-
-    def __init__(
-        self,
-        *,
-        max_entries: int | None = 10_000,
-        max_bytes: int | None = None,
-        ttl_s: float | None = None,
-        key_fields: Sequence[str] | None = None,
-        tenant: Tenant = "",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        store = MemoryStore(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
-        super().__init__(store, ttl_s=ttl_s, key_fields=key_fields, tenant=tenant)
-
-
-class SqliteCache(ExactCache):
-    """Exact answers in an SQLite file, kept across restarts and shared by processes."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        max_bytes: int | None = None,
-        ttl_s: float | None = None,
-        key_fields: Sequence[str] | None = None,
-        tenant: Tenant = "",
-        signing_key: bytes | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        store = SqliteStore(path, max_bytes=max_bytes, clock=clock)
-        super().__init__(
-            store, ttl_s=ttl_s, key_fields=key_fields, tenant=tenant, signing_key=signing_key
-        )
