@@ -165,3 +165,10 @@ def _described(llm_string: str) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError):
         return None
     return dict(fields)
+
+
+@lru_cache(maxsize=256)
+def temperature_of(llm_string: str) -> float | None:
+    """Return the temperature in LangChain's description of a model, `None` if it names none."""
+    value = (_described(llm_string) or {}).get("temperature")
+    return float(value) if isinstance(value, int | float) else None

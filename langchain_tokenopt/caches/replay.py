@@ -76,15 +76,19 @@ def _serve(generation: Any, source: str) -> ChatGeneration:
         message: BaseMessage = AIMessage(generation.text)
     else:
         message = _settle(generation, {}).message
-        source = _marked_source(generation.message) or source
     if isinstance(message, AIMessage):
         message = mark_cache_hit(message, source=source)
+        mark = _mark_of(generation)
+        if mark is not None:
+            message.response_metadata[CACHE_MARK] = copied(mark)
     return ChatGeneration(message=message, generation_info=info)
 
 
-def _marked_source(message: BaseMessage) -> str | None:
-    mark = message.response_metadata.get(CACHE_MARK)
-    return str(mark["source"]) if isinstance(mark, dict) and "source" in mark else None
+def _mark_of(generation: Any) -> dict[str, Any] | None:
+    if not isinstance(generation, ChatGeneration):
+        return None
+    mark = generation.message.response_metadata.get(CACHE_MARK)
+    return mark if isinstance(mark, dict) and "source" in mark else None
 
 
 def restore_parsed(generations: Sequence[ChatGeneration], *, schema: Any) -> None:

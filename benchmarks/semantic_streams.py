@@ -1,0 +1,189 @@
+"""How many requests does a semantic cache answer, and how many of those wrongly?
+
+Streams of requests whose right answers are known (Banking77, CLINC150), in several orders, through
+the caches' own look-up and update, beside fixed cosines on the same vectors. A wrong answer is one
+that belongs to another intent. Audited hits count as calls. Then pairs that must miss and pairs
+that should hit, each with a new cache.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration
+from measure import table
+from vcache_rule import play_vcache
+
+from langchain_tokenopt.caches import SemanticCache
+from langchain_tokenopt.embeddings import StaticEmbeddings
+
+COSINES = (0.95, 0.92, 0.90, 0.88, 0.86, 0.84, 0.82, 0.80)
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """Read gzipped JSON lines."""
+    with gzip.open(file, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def answer(text: str) -> list[Any]:
+    """Return an answer as LangChain hands it to a cache."""
+    return [ChatGeneration(message=AIMessage(text))]
+
+
+class Remembered(StaticEmbeddings):
+    """Embeds each text once."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self.rows = dict(zip(texts, self.vectors(texts), strict=True))
+
+    def embed_query(self, text: str) -> Any:
+        """Return the vector of a text seen before, or a new one."""
+        found = self.rows.get(text)
+        return super().embed_query(text) if found is None else found
+
+
+def play(rows: list[dict[str, Any]], cache: SemanticCache) -> tuple[float, float]:
+    """Return hits and wrong answers as shares of all requests."""
+    hits = wrong = 0
+    for row in rows:
+        prompt = dumps([HumanMessage(row["prompt"])])
+        found: Any = cache.lookup(prompt, "model")
+        if found is None:
+            cache.update(prompt, "model", answer(row["answer_id"]))
+        else:
+            hits += 1
+            wrong += found[0].text != row["answer_id"]
+    return hits / len(rows), wrong / len(rows)
+
+
+def fixed(rows: list[dict[str, Any]], vectors: Any, cosine: float) -> tuple[float, float]:
+    """Return the same for a cache that serves above a cosine."""
+    kept = np.empty_like(vectors)
+    answers: list[str] = []
+    hits = wrong = 0
+    for row, vector in zip(rows, vectors, strict=True):
+        if answers:
+            similar = kept[: len(answers)] @ vector
+            best = int(similar.argmax())
+            if similar[best] >= cosine:
+                hits += 1
+                wrong += answers[best] != row["answer_id"]
+                continue
+        kept[len(answers)] = vector
+        answers.append(row["answer_id"])
+    return hits / len(rows), wrong / len(rows)
+
+
+def interval(values: list[float]) -> str:
+    """Return mean and the 95% interval of the mean over orders."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.2%}"
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.2%} ({mean - half:.2%} to {mean + half:.2%})"
+
+
+def at_equal_error(curve: list[tuple[float, float]], wrong: float) -> float:
+    """Return the hits of a fixed cosine that errs as often, between its measured points."""
+    points = sorted((w, h) for h, w in curve)
+    return float(np.interp(wrong, [w for w, _ in points], [h for _, h in points]))
+
+
+def streams(folder: Path, *, orders: int, limit: int | None) -> None:
+    """Play both streams."""
+    for name in ("banking77_stream_dev", "clinc150_stream_dev"):
+        rows = rows_of(folder / f"{name}.jsonl.gz")[:limit]
+        embed = Remembered([row["prompt"] for row in rows])
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for seed in range(orders):
+            order = list(rows)
+            if seed:
+                random.Random(seed).shuffle(order)
+            vectors = np.array([embed.rows[row["prompt"]] for row in order])
+            for cosine in COSINES:
+                lines.setdefault(f"fixed {cosine}", []).append(fixed(order, vectors, cosine))
+            for delta in (0.01, 0.02, 0.05):
+                lines.setdefault(f"vCache rule, {delta:.0%}", []).append(
+                    play_vcache(order, vectors, delta=delta, seed=seed)
+                )
+            for label, options in (
+                ("SemanticCache, 1%", {"policy": None}),
+                ("SemanticCache, 1%, default policy", {}),
+            ):
+                cache = SemanticCache(embed, max_error_rate=0.01, seed=seed, **options)
+                lines.setdefault(label, []).append(play(order, cache))
+        curve = [
+            (statistics.mean(h for h, _ in lines[f"fixed {c}"]),
+             statistics.mean(w for _, w in lines[f"fixed {c}"]))
+            for c in COSINES
+        ]  # fmt: skip
+        shown = []
+        for label, found in lines.items():
+            hits, wrong = [h for h, _ in found], [w for _, w in found]
+            same = at_equal_error(curve, statistics.mean(wrong))
+            shown.append(
+                [
+                    label,
+                    interval(hits),
+                    interval(wrong),
+                    f"{max(wrong):.2%}",
+                    f"{statistics.mean(hits) / same:.2f}",
+                ]
+            )
+        table(
+            f"{name}: {len(rows):,} requests, {orders} orders",
+            ["cache", "hits of all", "wrong of all", "worst order", "hits / fixed cosine's"],
+            shown,
+        )
+
+
+def pairs(folder: Path) -> None:
+    """Ask the pairs of new caches."""
+    rows = []
+    for name, wants in (("adversarial_finance", "miss"), ("gptcache_mock_pairs", "hit")):
+        embed = StaticEmbeddings()
+        served = similar = 0
+        pairs_ = rows_of(folder / f"{name}.jsonl.gz")
+        for row in pairs_:
+            cache = SemanticCache(embed, max_error_rate=0.01, audit_rate=1e-9, policy=None)
+            cache.update(dumps([HumanMessage(row["cached"])]), "m", answer("kept"))
+            served += cache.lookup(dumps([HumanMessage(row["new"])]), "m") is not None
+            one, two = embed.vectors([row["cached"], row["new"]])
+            similar += float(one @ two) >= 0.85
+        rows.append([name, wants, f"{served} of {len(pairs_)}", f"{similar} of {len(pairs_)}"])
+    table(
+        "Pairs, each with a new cache",
+        ["pairs", "should", "served", "served at cosine 0.85"],
+        rows,
+    )
+
+
+def main() -> None:
+    """Run both where the recorded data is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    parser.add_argument("--data", type=Path, default=Path(default))
+    chosen = parser.parse_args()
+    folder = chosen.data / "cache"
+    if not folder.is_dir():
+        print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
+        print("|---|")
+        sys.exit(0)
+    streams(folder, orders=1 if chosen.quick else 20, limit=800 if chosen.quick else None)
+    pairs(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""Serve the answer to a like question, at most as often wrongly as the user allows."""
+
+import logging
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from typing_extensions import override
+
+from langchain_tokenopt.caches.codec import Codec, UnencodableError, settled
+from langchain_tokenopt.caches.control import current_control
+from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, Vector, features
+from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
+from langchain_tokenopt.caches.kept import KeptQuestion, KeptQuestions
+from langchain_tokenopt.caches.keys import KeyMaker, Tenant
+from langchain_tokenopt.caches.likeness import WordWeights, read, veto
+from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
+from langchain_tokenopt.caches.semantic_stats import Rate, SemanticStats, rate_of
+from langchain_tokenopt.caches.store import Tally
+from langchain_tokenopt.caches.template import Template
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.messages import CACHE_MARK
+
+_LOG = logging.getLogger(__name__)
+_NEAR = 8
+_MOST_PENDING = 10_000
+_SOURCE = "semantic"
+
+
+@dataclass(slots=True)
+class _Decision:
+    """What was found for a request, kept until its answer comes."""
+
+    question: Question
+    vector: Sequence[float]
+    near: list[KeptQuestion]
+    chosen: KeptQuestion | None = None
+    similarity: float = 0.0
+    x: Vector | None = None
+    risk: float = 1.0
+    takes: bool = False
+    audited: bool = False
+
+
+class SemanticCache(BaseCache):
+    """A LangChain cache that also serves the answers to questions that mean the same.
+
+    Only the last human turn is compared by meaning. Tenant, model and its options, system prompt,
+    tools and earlier turns must be equal. A kept answer is served if no rule keeps the two
+    questions apart (other numbers, opposites, negation, names, ...) and its risk fits the budget
+    that `max_error_rate` gives; the risk model learns from every answer that comes in. Use it
+    behind an exact cache or alone; it keeps its entries in memory.
+
+    Args:
+        embeddings: Any; `StaticEmbeddings` of the extra `local` needs no network.
+        max_error_rate: The highest share of wrong answers among all requests.
+        threshold: Serve at this cosine instead, whatever the risk; the rules still hold.
+        mode: `serve`; `shadow` decides and learns but serves nothing; `off` does nothing.
+        audit_rate: The share of hits that are asked all the same, to see whether they were right.
+        ttl_s: How long an answer may be served, in seconds.
+        max_entries: The longest unused make room.
+        key_fields: See `KeyMaker`.
+        tenant: Whose entries these are; see `ExactCache`.
+        policy: Says which questions to ask anew each time; `None` for no such rule.
+        judge: Says whether two answers agree; by default, near enough the same words and numbers.
+            With a model that words its answers freely, give one that compares meanings.
+        verifier: Asked before each hit; what is not confirmed is not served.
+        seed: Fixes which hits are audited.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        *,
+        max_error_rate: float = 0.01,
+        threshold: float | None = None,
+        mode: Literal["serve", "shadow", "off"] = "serve",
+        audit_rate: float = 0.03,
+        ttl_s: float | None = None,
+        max_entries: int = 100_000,
+        key_fields: Sequence[str] | None = None,
+        tenant: Tenant = "",
+        policy: Policy | None = cacheable,
+        judge: Judge | None = None,
+        verifier: Verifier | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        _check(
+            {
+                "max_error_rate": max_error_rate,
+                "threshold": threshold,
+                "mode": mode,
+                "audit_rate": audit_rate,
+                "ttl_s": ttl_s,
+                "max_entries": max_entries,
+            }
+        )
+        self._embeddings = embeddings
+        self._threshold = threshold
+        self._mode = mode
+        self._audit_rate = audit_rate
+        self._ttl_s = ttl_s
+        self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
+        self._policy = policy
+        self._judge = judge or answers_agree
+        self._verifier = verifier
+        self._random = random.Random(seed)  # noqa: S311 - sampling
+        self._codec = Codec()
+        self._model = RiskModel()
+        self._budget = RiskBudget(max_error_rate)
+        self._kept = KeptQuestions(max_entries=max_entries, clock=clock)
+        self._words = WordWeights()
+        self._tally = Tally()
+        self._lock = threading.Lock()
+        self._pending: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._served_by: OrderedDict[str, tuple[Vector, float]] = OrderedDict()
+        self._next_hit = 0
+        self._warned = False
+
+    @override
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        question = self._question(prompt, llm_string)
+        if question is None:
+            return None
+        try:
+            vector = self._embeddings.embed_query(question.text)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
+        return self._decide(self._key.digest(prompt, llm_string), question, vector)
+
+    @override
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        question = self._question(prompt, llm_string)
+        if question is None:
+            return None
+        try:
+            vector = await self._embeddings.aembed_query(question.text)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
+        return self._decide(self._key.digest(prompt, llm_string), question, vector)
+
+    @override
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        with self._lock:
+            decision = self._pending.pop(self._key.digest(prompt, llm_string), None)
+        if decision is None:
+            question = self._question(prompt, llm_string, counts=False)
+            if question is None:
+                return
+            try:
+                vector = self._embeddings.embed_query(question.text)
+            except Exception as error:  # noqa: BLE001 - no cache may break the call
+                self._failed(error)
+                return
+            decision = _Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
+        self._learn_and_keep(decision, return_val)
+
+    @override
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        with self._lock:
+            decision = self._pending.pop(self._key.digest(prompt, llm_string), None)
+        if decision is None:
+            question = self._question(prompt, llm_string, counts=False)
+            if question is None:
+                return
+            try:
+                vector = await self._embeddings.aembed_query(question.text)
+            except Exception as error:  # noqa: BLE001 - no cache may break the call
+                self._failed(error)
+                return
+            decision = _Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
+        self._learn_and_keep(decision, return_val)
+
+    @override
+    def clear(self, **kwargs: Any) -> None:
+        with self._lock:
+            self._pending.clear()
+        self._kept.clear()
+
+    def correct(self, message: AIMessage) -> bool:
+        """Take back a served answer that was wrong; return whether its entry was still kept.
+
+        The entry is forgotten, and the risk model learns from it.
+        """
+        mark = message.response_metadata.get(CACHE_MARK) or {}
+        with self._lock:
+            served = self._served_by.pop(str(mark.get("hit")), None)
+        if served is not None:
+            self._model.learn(served[0], right=False, risk=served[1])
+        return self._kept.forget(mark.get("entry", -1))
+
+    def invalidate(self, tags: Collection[str]) -> int:
+        """Forget the entries that were kept with one of the tags; return how many they were."""
+        return self._kept.invalidate(tags)
+
+    def stats(self) -> SemanticStats:
+        """Return the counts so far, and how often hits were wrong."""
+        of = self._tally.of
+        hits = of("would_hit") if self._mode == "shadow" else of("hits")
+        wrong = rate_of(of("wrong"), of("checked"))
+        share = hits / max(of("requests"), 1)
+        return SemanticStats(
+            requests=of("requests"),
+            hits=of("hits"),
+            would_hit=of("would_hit"),
+            refused=of("refused"),
+            vetoed=of("vetoed"),
+            audits=of("audits"),
+            errors=of("errors"),
+            entries=len(self._kept),
+            wrong_of_hits=wrong,
+            wrong_of_all=Rate(
+                share=wrong.share * share,
+                low=wrong.low * share,
+                high=wrong.high * share,
+                of=of("requests"),
+            ),
+        )
+
+    def _question(self, prompt: str, llm_string: str, *, counts: bool = True) -> Question | None:
+        if self._mode == "off" or current_control().no_cache:
+            return None
+        question = question_of(prompt, llm_string, key=self._key)
+        if question is None:
+            return None
+        if self._policy is not None and self._policy(question) is not None:
+            if counts:
+                self._tally.add("refused")
+            return None
+        if counts:
+            self._tally.add("requests")
+        return question
+
+    def _decide(
+        self, key: bytes, question: Question, vector: Sequence[float]
+    ) -> list[Generation] | None:
+        entries, similarities = self._kept.near(question, vector, most=_NEAR)
+        decision = _Decision(question, vector, entries)
+        self._choose(decision, similarities)
+        if decision.chosen is None:
+            self._budget.count()
+        elif self._threshold is not None:
+            decision.takes = decision.similarity >= self._threshold
+        else:
+            decision.takes = self._budget.take(decision.risk, self._model)
+        if decision.takes and not self._verified(decision):
+            decision.takes = False
+            self._budget.give_back(decision.risk)
+        if decision.takes and self._mode == "serve":
+            if self._random.random() >= self._audit_rate:
+                return self._served(decision)
+            decision.audited = True
+            self._tally.add("audits")
+            self._budget.give_back(decision.risk)
+        with self._lock:
+            self._pending[key] = decision
+            if len(self._pending) > _MOST_PENDING:
+                self._pending.popitem(last=False)
+        return None
+
+    def _choose(self, decision: _Decision, similarities: Sequence[float]) -> None:
+        """Choose the nearest entry that no rule keeps apart."""
+        near = [
+            Neighbour(entry.question.text, entry.group, similarity)
+            for entry, similarity in zip(decision.near, similarities, strict=True)
+        ]
+        for place, entry in enumerate(decision.near):
+            if veto(decision.question.text, entry.question.text) is not None:
+                self._tally.add("vetoed")
+                continue
+            decision.chosen, decision.similarity = entry, similarities[place]
+            decision.x = features(decision.question.text, near, place, self._words)
+            same = read(decision.question.text).words == read(entry.question.text).words
+            decision.risk = 1e-4 if same else self._model.risk(decision.x)
+            return
+
+    def _verified(self, decision: _Decision) -> bool:
+        if self._verifier is None or decision.chosen is None:
+            return True
+        kept = decision.chosen
+        try:
+            return bool(self._verifier(decision.question.text, kept.question.text, kept.answer))
+        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
+            self._failed(error)
+            return False
+
+    def _served(self, decision: _Decision) -> list[Generation]:
+        entry = decision.chosen
+        assert entry is not None  # noqa: S101 - `takes` says so
+        self._tally.add("hits")
+        self._kept.used(entry)
+        with self._lock:
+            hit = str(self._next_hit)
+            self._next_hit += 1
+            if decision.x is not None:
+                self._served_by[hit] = (decision.x, decision.risk)
+                if len(self._served_by) > _MOST_PENDING:
+                    self._served_by.popitem(last=False)
+        answer = entry.template.fresh()
+        if isinstance(answer, ChatGeneration):
+            answer.message.response_metadata[CACHE_MARK] = {
+                "source": _SOURCE,
+                "entry": entry.id,
+                "hit": hit,
+                "question": entry.question.text,
+                "similarity": round(decision.similarity, 4),
+                "risk": round(decision.risk, 5),
+            }
+        return [answer]
+
+    def _learn_and_keep(self, decision: _Decision, answers: RETURN_VAL_TYPE) -> None:
+        if len(answers) != 1 or current_control().no_store:
+            return
+        try:
+            (answer,) = self._codec.decode(self._codec.encode(settled(answers)))
+        except UnencodableError:
+            return
+        if isinstance(answer, ChatGeneration) and getattr(answer.message, "tool_calls", None):
+            return  # a tool call is for one moment
+        fresh = answer.text
+        agree = {
+            entry.group: entry
+            for entry in reversed(decision.near)
+            if self._judge(decision.question.text, entry.answer, fresh)
+        }
+        chosen = decision.chosen
+        if chosen is not None and decision.x is not None:
+            right = chosen.group in agree
+            stands_for = 1 / self._audit_rate if decision.audited else 1.0
+            self._model.learn(decision.x, right=right, risk=decision.risk, stands_for=stands_for)
+            if decision.audited or (decision.takes and self._mode == "shadow"):
+                self._tally.add("checked")
+                self._tally.add("wrong", int(not right))
+                self._tally.add("would_hit", int(not decision.audited))
+        self._keep(decision, answer, fresh, group=next(iter(agree), None))
+
+    def _keep(
+        self, decision: _Decision, answer: Generation, text: str, *, group: int | None
+    ) -> None:
+        control = current_control()
+        lives = [life for life in (self._ttl_s, control.ttl_s) if life is not None]
+        self._kept.add(
+            decision.question,
+            decision.vector,
+            template=Template(answer, source=_SOURCE),
+            answer=text,
+            group=group,
+            ttl_s=min(lives) if lives else None,
+            tags=control.tags,
+        )
+        self._words.add(decision.question.text)
+
+    def _failed(self, error: Exception) -> None:
+        self._tally.add("errors")
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("the semantic cache failed, calls go on without it: %r", error)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    known: list[tuple[str, Callable[[Any], bool], str]] = [
+        ("max_error_rate", lambda v: 0 < v <= 0.5, "above 0 and at most 0.5"),
+        ("threshold", lambda v: v is None or 0 < v <= 1, "a cosine above 0 and at most 1, or None"),
+        ("mode", lambda v: v in ("serve", "shadow", "off"), "serve, shadow or off"),
+        ("audit_rate", lambda v: 0 < v < 1, "between 0 and 1"),
+        ("ttl_s", lambda v: v is None or v > 0, "more than 0 seconds, or None"),
+        ("max_entries", lambda v: v >= 1, "at least 1"),
+    ]
+    problems = [
+        f"{name} must be {expected}, got {options[name]!r}"
+        for name, good, expected in known
+        if not good(options[name])
+    ]
+    if problems:
+        raise ConfigurationError("; ".join(problems))

@@ -1,0 +1,448 @@
+"""The semantic cache: what must be equal, what is learned, what is promised."""
+
+import asyncio
+import gzip
+import json
+import logging
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration
+
+from langchain_tokenopt.accounting import UsageLedger
+from langchain_tokenopt.caches import CachedChatModel, SemanticCache, answers_agree, cache_control
+from langchain_tokenopt.caches.decision import PRIOR, RiskBudget, RiskModel, fit
+from langchain_tokenopt.caches.index import VectorIndex
+from langchain_tokenopt.embeddings import StaticEmbeddings
+from langchain_tokenopt.errors import ConfigurationError, MissingExtraError
+from langchain_tokenopt.messages import cache_source
+from langchain_tokenopt.testing import ScriptedModel
+
+EMBEDDINGS = StaticEmbeddings()
+ASKED = "How do I reset my password?"
+LIKE = "How can I reset my password please?"
+
+
+def answer(text: str) -> list[Any]:
+    return [ChatGeneration(message=AIMessage(text))]
+
+
+def prompt(*turns: Any) -> str:
+    return dumps([HumanMessage(turn) if isinstance(turn, str) else turn for turn in turns])
+
+
+def cache_of(**options: Any) -> SemanticCache:
+    """A cache that serves at a cosine, and audits next to nothing."""
+    return SemanticCache(EMBEDDINGS, **{"threshold": 0.8, "audit_rate": 1e-9, **options})
+
+
+def kept(cache: SemanticCache, text: str = ASKED, said: str = "Click here.") -> SemanticCache:
+    cache.update(prompt(text), "m", answer(said))
+    return cache
+
+
+# --- what must be equal -----------------------------------------------------------------------
+
+
+def test_a_like_question_gets_the_kept_answer() -> None:
+    cache = kept(cache_of())
+
+    found: Any = cache.lookup(prompt(LIKE), "m")
+
+    assert found[0].text == "Click here."
+    mark = found[0].message.response_metadata["tokenopt_cache"]
+    assert (mark["source"], mark["question"]) == ("semantic", ASKED)
+    assert 0.8 <= mark["similarity"] <= 1.001
+
+
+SYSTEM = SystemMessage("Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("turns", "llm"),
+    [
+        ([LIKE], "another model"),
+        ([SYSTEM, LIKE], "m"),
+        ([ASKED, AIMessage("For which account?"), LIKE], "m"),
+        ([LIKE, AIMessage("Click here.")], "m"),
+    ],
+    ids=["model", "system prompt", "earlier turns", "no human turn last"],
+)
+def test_all_but_the_last_human_turn_must_be_equal(turns: list[Any], llm: str) -> None:
+    assert kept(cache_of()).lookup(prompt(*turns), llm) is None
+
+
+def test_a_turn_in_a_conversation_is_found_in_the_same_conversation() -> None:
+    cache = cache_of()
+    before = [SYSTEM, HumanMessage("Hello"), AIMessage("Hello! How can I help?", id="1")]
+    again = [SYSTEM, HumanMessage("Hello"), AIMessage("Hello! How can I help?", id="2")]
+    cache.update(prompt(*before, ASKED), "m", answer("Click here."))
+
+    assert cache.lookup(prompt(*again, LIKE), "m") is not None
+
+
+def test_tenants_never_share_an_answer() -> None:
+    tenant = ["a"]
+    cache = kept(cache_of(tenant=lambda: tenant[0]))
+    tenant[0] = "b"
+    assert cache.lookup(prompt(ASKED), "m") is None
+    tenant[0] = "a"
+    assert cache.lookup(prompt(ASKED), "m") is not None
+
+
+def test_two_models_with_one_question_both_hit() -> None:
+    cache = cache_of()
+    for llm in ("one", "two"):
+        cache.update(prompt(ASKED), llm, answer(llm))
+
+    found: list[Any] = [cache.lookup(prompt(LIKE), llm) for llm in ("one", "two")]
+    assert [each[0].text for each in found] == ["one", "two"]
+
+
+def test_a_question_that_a_rule_keeps_apart_misses_at_any_cosine() -> None:
+    cache = kept(cache_of(threshold=0.1), "Should I buy Tesla stock?", "Perhaps.")
+
+    assert cache.lookup(prompt("Should I sell Tesla stock?"), "m") is None
+    assert cache.stats().vetoed == 1
+
+
+def test_the_policy_refuses_both_to_serve_and_to_keep() -> None:
+    cache = cache_of()
+    cache.update(prompt("What is the weather in Ulm?"), "m", answer("Rain."))
+
+    assert cache.lookup(prompt("What is the weather in Ulm?"), "m") is None
+    assert (cache.stats().entries, cache.stats().refused) == (0, 1)
+
+
+def test_tool_calls_are_not_kept() -> None:
+    call = {"name": "f", "args": {}, "id": "1", "type": "tool_call"}
+    cache = cache_of()
+    calling = [ChatGeneration(message=AIMessage("", tool_calls=[call]))]
+
+    cache.update(prompt(ASKED), "m", calling)
+
+    assert cache.stats().entries == 0
+
+
+def test_content_blocks_of_text_are_read_and_images_are_left_alone() -> None:
+    cache = kept(cache_of())
+    text = HumanMessage([{"type": "text", "text": LIKE}])
+    image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:x"}}])
+
+    assert cache.lookup(prompt(text), "m") is not None
+    assert cache.lookup(prompt(image), "m") is None
+
+
+# --- life -------------------------------------------------------------------------------------
+
+
+def test_entries_expire_are_invalidated_and_make_room() -> None:
+    now = [0.0]
+    cache = cache_of(ttl_s=60, max_entries=2, clock=lambda: now[0])
+    with cache_control(tags=["v1"]):
+        kept(cache)
+    kept(cache, "Do you ship to Norway?", "Yes.")
+    assert cache.lookup(prompt(LIKE), "m") is not None
+
+    assert cache.invalidate(["v1"]) == 1
+    assert cache.lookup(prompt(LIKE), "m") is None
+    kept(cache, "What is a gift card?", "A card.")
+    kept(cache, "Who writes the handbook?", "We do.")
+    assert cache.stats().entries == 2
+    now[0] = 61
+    assert cache.lookup(prompt("Who writes the handbook?"), "m") is None
+
+
+def test_a_wrong_answer_can_be_taken_back() -> None:
+    model = CachedChatModel(ScriptedModel(["wrong", "right"]), cache=cache_of())
+    model.invoke(ASKED)
+    served = model.invoke(LIKE)
+    cache: Any = model.response_cache
+
+    assert cache.correct(served)
+    assert not cache.correct(served)
+    assert model.invoke(LIKE).text == "right"
+
+
+def test_control_holds() -> None:
+    cache = cache_of()
+    with cache_control(no_store=True):
+        kept(cache)
+    assert cache.lookup(prompt(ASKED), "m") is None
+    kept(cache)
+    with cache_control(no_cache=True):
+        assert cache.lookup(prompt(ASKED), "m") is None
+    cache.clear()
+    assert cache.lookup(prompt(ASKED), "m") is None
+
+
+# --- behind a model ---------------------------------------------------------------------------
+
+
+async def test_calls_streams_and_the_ledger_see_a_hit() -> None:
+    upstream = ScriptedModel(["Click here."])
+    model = CachedChatModel(upstream, cache=cache_of())
+    ledger = UsageLedger()
+    config: Any = {"callbacks": [ledger]}
+
+    model.invoke(ASKED, config)
+    hits = [
+        model.invoke(LIKE, config).text,
+        (await model.ainvoke(LIKE, config)).text,
+        "".join(chunk.text for chunk in model.stream(LIKE, config)),
+    ]
+
+    assert hits == ["Click here."] * 3
+    assert [r.cache for r in ledger.records()] == [None, "semantic", "semantic", "semantic"]
+    assert upstream.calls == 1
+
+
+def test_hits_are_fresh_copies() -> None:
+    model = CachedChatModel(ScriptedModel(["Click here."]), cache=cache_of())
+    model.invoke(ASKED)
+    first = model.invoke(LIKE)
+    first.content = "changed"
+    second = model.invoke(LIKE)
+
+    assert second.text == "Click here."
+    assert first.id != second.id
+
+
+class Failing(Embeddings):
+    """Embeddings that are down."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        raise ConnectionError("no embeddings today")
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+async def test_embeddings_that_fail_break_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    cache = SemanticCache(Failing())
+    model = ScriptedModel(["four"], cache=cache, when_exhausted="repeat_last")
+
+    with caplog.at_level(logging.WARNING):
+        texts = [model.invoke("2 + 2?").text, (await model.ainvoke("2 + 2?")).text]
+
+    assert texts == ["four", "four"]
+    assert cache.stats().errors == 4
+    assert len([r for r in caplog.records if "semantic cache failed" in r.message]) == 1
+
+
+def test_eight_threads_read_and_write_at_once() -> None:
+    cache = cache_of()
+    topics = [f"What is the meaning of word{n} in chapter {n}?" for n in range(200)]
+
+    def work(thread: int) -> None:
+        for n, topic in enumerate(topics):
+            if n % 8 == thread:
+                kept(cache, topic, f"meaning {n}")
+            found: Any = cache.lookup(prompt(topic), "m")
+            assert found is None or found[0].text == f"meaning {n}"
+            if n % 50 == 0:
+                cache.invalidate(["nothing"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+    assert cache.stats().entries == 200
+    assert len(cache._kept._index) == 200
+
+
+# --- the promise ------------------------------------------------------------------------------
+
+
+def test_a_new_cache_serves_a_plain_paraphrase_and_not_another_question() -> None:
+    cache = kept(SemanticCache(EMBEDDINGS, audit_rate=1e-9))
+
+    assert cache.lookup(prompt(LIKE), "m") is not None
+    assert cache.lookup(prompt("How do I close my account?"), "m") is None
+
+
+def test_shadow_decides_and_learns_but_serves_nothing() -> None:
+    cache = SemanticCache(EMBEDDINGS, mode="shadow", threshold=0.8)
+    for text in (ASKED, LIKE, LIKE):
+        assert cache.lookup(prompt(text), "m") is None
+        kept(cache, text)
+
+    stats = cache.stats()
+    assert (stats.hits, stats.would_hit) == (0, 2)
+    assert (stats.wrong_of_hits.share, stats.wrong_of_hits.of) == (0.0, 2)
+
+
+def test_off_does_nothing() -> None:
+    cache = kept(SemanticCache(EMBEDDINGS, mode="off"))
+
+    assert cache.lookup(prompt(ASKED), "m") is None
+    assert cache.stats().entries == 0
+
+
+def test_an_audited_hit_is_asked_and_judged() -> None:
+    cache = cache_of(audit_rate=0.999999)
+    kept(cache, ASKED, "Click here.")
+    assert cache.lookup(prompt(LIKE), "m") is None
+    kept(cache, LIKE, "Write to us.")
+
+    stats = cache.stats()
+    assert (stats.hits, stats.audits) == (0, 1)
+    assert (stats.wrong_of_hits.share, stats.wrong_of_hits.of) == (1.0, 1)
+    assert stats.wrong_of_hits.low > 0.2
+
+
+@pytest.mark.parametrize(
+    ("verifier", "served"),
+    [
+        (lambda *_: True, True),
+        (lambda *_: False, False),
+        (lambda *_: 1 / 0, False),
+    ],
+)
+def test_a_verifier_has_the_last_word_and_fails_closed(verifier: Any, served: bool) -> None:
+    cache = kept(cache_of(verifier=verifier))
+
+    assert (cache.lookup(prompt(LIKE), "m") is not None) is served
+
+
+@pytest.mark.parametrize("name", ["banking77_stream_dev", "clinc150_stream_dev"])
+def test_the_promised_rate_holds_on_recorded_streams(recorded_data: Path, name: str) -> None:
+    with gzip.open(recorded_data / "cache" / f"{name}.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    random.Random(5).shuffle(rows)
+    cache = SemanticCache(EMBEDDINGS, max_error_rate=0.01, policy=None)
+    hits = wrong = 0
+    for row in rows:
+        found: Any = cache.lookup(prompt(row["prompt"]), "m")
+        if found is None:
+            cache.update(prompt(row["prompt"]), "m", answer(row["answer_id"]))
+        else:
+            hits += 1
+            wrong += found[0].text != row["answer_id"]
+
+    assert wrong <= 0.01 * len(rows)
+    assert hits >= 0.25 * len(rows)
+    stats = cache.stats()
+    assert stats.hits == hits
+    assert stats.wrong_of_hits.low <= wrong / hits <= stats.wrong_of_hits.high
+
+
+def test_the_budget_is_never_overdrawn() -> None:
+    model, budget = RiskModel(), RiskBudget(0.01, safety=1.0, credit=0.0)
+    chance = random.Random(1)
+    taken = 0.0
+    for requests in range(1, 3_000):
+        risk = chance.random() ** 3
+        if budget.take(risk, model):
+            taken += risk
+        assert taken <= 0.01 * requests
+
+
+def test_the_model_learns_what_is_right() -> None:
+    import numpy as np
+
+    model = RiskModel(caution=0.0)
+    near, far = np.array([1.0, *[0.5] * 10]), np.array([1.0, *[-0.5] * 10])
+    for _ in range(200):
+        model.learn(near, right=False, risk=0.1)
+        model.learn(far, right=True, risk=0.9)
+
+    assert model.risk(near) > 0.9
+    assert model.risk(far) < 0.1
+    assert model.optimism() > 5
+
+
+def test_a_fit_is_the_prior_without_data_and_the_data_with_enough() -> None:
+    import numpy as np
+
+    prior = np.array(PRIOR)
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=len(PRIOR))
+    x = rng.normal(size=(5_000, len(PRIOR)))
+    right = (rng.random(5_000) < 1 / (1 + np.exp(-x @ true))).astype(float)
+
+    none, _ = fit(x[:0], right[:0], right[:0], start=prior, prior=prior)
+    much, covariance = fit(x, right, np.ones(5_000), start=prior, prior=prior)
+
+    assert np.allclose(none, prior)
+    assert np.allclose(much, true, atol=0.25)
+    assert np.all(np.abs(much - true) < 5 * np.sqrt(np.diag(covariance)))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_error_rate": 0}, "max_error_rate must be above 0 and at most 0.5, got 0"),
+        ({"threshold": 2}, "threshold must be a cosine"),
+        ({"mode": "on"}, "mode must be serve, shadow or off, got 'on'"),
+        ({"audit_rate": 0, "ttl_s": -1}, "audit_rate must be between 0 and 1, got 0; ttl_s must"),
+        ({"max_entries": 0}, "max_entries must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        SemanticCache(EMBEDDINGS, **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "agree"),
+    [
+        ("It takes 3 days.", "It takes 3 days!", True),
+        ("It takes 3 days.", "It takes 5 days.", False),
+        ("You can return it.", "You can not return it.", False),
+        ("Click here to reset it.", "Write a letter to our office.", False),
+    ],
+)
+def test_answers_agree_in_words_and_numbers(one: str, two: str, agree: bool) -> None:
+    assert answers_agree("?", one, two) is agree
+
+
+# --- index and embeddings ---------------------------------------------------------------------
+
+
+def test_the_index_keeps_partitions_apart_and_forgets() -> None:
+    index = VectorIndex()
+    index.add(b"a", 1, [1.0, 0.0])
+    index.add(b"a", 2, [1.0, 1.0])
+    index.add(b"b", 3, [1.0, 0.0])
+
+    assert [near.id for near in index.search(b"a", [2.0, 0.1], most=5)] == [1, 2]
+    assert index.search(b"c", [1.0, 0.0], most=5) == []
+    index.remove(b"a", 1)
+    index.remove(b"a", 99)
+    assert [near.id for near in index.search(b"a", [1.0, 0.0], most=5)] == [2]
+    assert len(index) == 2
+    with pytest.raises(ValueError, match="expected a vector of 2 numbers, got 3"):
+        index.add(b"a", 4, [1.0, 0.0, 0.0])
+
+
+def test_static_embeddings_are_unit_vectors_of_any_text() -> None:
+    vectors = EMBEDDINGS.vectors(["hello world", "", "a\ud800b", "数学 🙂"])
+
+    lengths = [float((row**2).sum()) for row in vectors]
+    assert lengths == pytest.approx([1, 0, 1, 1], abs=1e-5)
+    assert EMBEDDINGS.embed_query("hello world") == pytest.approx(list(map(float, vectors[0])))
+    assert asyncio.run(EMBEDDINGS.aembed_query("hello world")) == EMBEDDINGS.embed_query(
+        "hello world"
+    )
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from langchain_tokenopt import embeddings
+
+    monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
+
+    with pytest.raises(MissingExtraError, match=r'pip install "langchain-tokenopt\[local\]"'):
+        StaticEmbeddings().embed_query("hi")
+
+
+def test_a_served_message_says_where_it_comes_from() -> None:
+    model = CachedChatModel(ScriptedModel(["a"]), cache=cache_of())
+    model.invoke(ASKED)
+
+    assert cache_source(model.invoke(LIKE)) == "semantic"
