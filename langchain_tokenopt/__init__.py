@@ -10,13 +10,20 @@ from langchain_tokenopt._version import __version__
 
 if TYPE_CHECKING:
     from langchain_tokenopt.accounting import UsageLedger, track_usage
-    from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SqliteCache, TieredCache
+    from langchain_tokenopt.caches import (
+        CachedChatModel,
+        MemoryCache,
+        SemanticCache,
+        SqliteCache,
+        TieredCache,
+    )
     from langchain_tokenopt.routing import Tier, create_cascade
     from langchain_tokenopt.tokens import counter_for
 
 _HOMES = {
     "CachedChatModel": "caches",
     "MemoryCache": "caches",
+    "SemanticCache": "caches",
     "SqliteCache": "caches",
     "Tier": "routing",
     "TieredCache": "caches",
@@ -29,6 +36,7 @@ _HOMES = {
 __all__ = [
     "CachedChatModel",
     "MemoryCache",
+    "SemanticCache",
     "SqliteCache",
     "Tier",
     "TieredCache",

@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ class VectorIndex:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._partitions: dict[bytes, faiss.IndexIDMap2] = {}
+        self._partitions: dict[bytes, Any] = {}
         self._dimensions: int | None = None
 
     def add(self, partition: bytes, id_: int, vector: Sequence[float]) -> None:
@@ -37,6 +37,8 @@ class VectorIndex:
         Raises:
             ValueError: The vector has another length than those before it.
         """
+        import faiss  # noqa: PLC0415 - takes 0.3 s, paid by the first entry
+
         row = _unit(vector)
         with self._lock:
             if self._dimensions is None:
@@ -52,6 +54,8 @@ class VectorIndex:
 
     def remove(self, partition: bytes, id_: int) -> None:
         """Remove an entry; an unknown one is no error."""
+        import faiss  # noqa: PLC0415 - see `add`
+
         with self._lock:
             index = self._partitions.get(partition)
             if index is None:

@@ -57,9 +57,12 @@ def test_the_package_ships_its_type_marker_and_data() -> None:
     assert (root / "demo" / "traffic.jsonl").stat().st_size > 0
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    "what", ["import langchain_tokenopt", "from langchain_tokenopt import MemoryCache, UsageLedger"]
+)
+def test_importing_the_package_loads_nothing_heavy(what: str) -> None:
     heavy = "{'langchain_openai', 'openai', 'faiss', 'langgraph', 'tiktoken', 'redis', 'rich'}"
-    code = f"import sys, langchain_tokenopt; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; {what}; print(sorted({heavy} & set(sys.modules)))"
 
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
