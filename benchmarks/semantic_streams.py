@@ -21,7 +21,6 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
 from measure import table
-from vcache_rule import play_vcache
 
 from langchain_tokenopt.caches import SemanticCache
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -113,10 +112,6 @@ def streams(folder: Path, *, orders: int, limit: int | None) -> None:
             vectors = np.array([embed.rows[row["prompt"]] for row in order])
             for cosine in COSINES:
                 lines.setdefault(f"fixed {cosine}", []).append(fixed(order, vectors, cosine))
-            for delta in (0.01, 0.02, 0.05):
-                lines.setdefault(f"vCache rule, {delta:.0%}", []).append(
-                    play_vcache(order, vectors, delta=delta, seed=seed)
-                )
             for label, options in (
                 ("SemanticCache, 1%", {"policy": None}),
                 ("SemanticCache, 1%, default policy", {}),
