@@ -131,6 +131,19 @@ class RiskModel:
         """How many answers were learned from."""
         return self._learned
 
+    @property
+    def coefficients(self) -> list[float]:
+        """What was learned, for `start_from`."""
+        return [float(value) for value in self._w]
+
+    def start_from(self, coefficients: Sequence[float] | None) -> None:
+        """Start from what another model learned; `None`, or another number, changes nothing."""
+        if coefficients is None or len(coefficients) != len(PRIOR):
+            return
+        with self._lock:
+            self._prior = np.array(coefficients)
+            self._w = self._prior.copy()
+
     def risk(self, x: Vector) -> float:
         """Return the chance that the answer is wrong, cautiously."""
         w, covariance = self._w, self._covariance

@@ -1,12 +1,13 @@
 """Serve the answer to a like question, at most as often wrongly as the user allows."""
 
+import asyncio
 import logging
 import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
@@ -19,35 +20,20 @@ from langchain_tokenopt.caches.codec import Codec, UnencodableError, settled
 from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, Vector, features
 from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
-from langchain_tokenopt.caches.kept import KeptQuestion, KeptQuestions
+from langchain_tokenopt.caches.kept import Decision, KeptQuestions
 from langchain_tokenopt.caches.keys import KeyMaker, Tenant
-from langchain_tokenopt.caches.likeness import WordWeights, read, veto
+from langchain_tokenopt.caches.likeness import read, veto
+from langchain_tokenopt.caches.options import check_options
 from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
+from langchain_tokenopt.caches.semantic_file import SemanticFile
 from langchain_tokenopt.caches.semantic_stats import Rate, SemanticStats, rate_of
 from langchain_tokenopt.caches.store import Tally
-from langchain_tokenopt.caches.template import Template
-from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import CACHE_MARK
 
 _LOG = logging.getLogger(__name__)
 _NEAR = 8
 _MOST_PENDING = 10_000
 _SOURCE = "semantic"
-
-
-@dataclass(slots=True)
-class _Decision:
-    """What was found for a request, kept until its answer comes."""
-
-    question: Question
-    vector: Sequence[float]
-    near: list[KeptQuestion]
-    chosen: KeptQuestion | None = None
-    similarity: float = 0.0
-    x: Vector | None = None
-    risk: float = 1.0
-    takes: bool = False
-    audited: bool = False
 
 
 class SemanticCache(BaseCache):
@@ -57,7 +43,7 @@ class SemanticCache(BaseCache):
     tools and earlier turns must be equal. A kept answer is served if no rule keeps the two
     questions apart (other numbers, opposites, negation, names, ...) and its risk fits the budget
     that `max_error_rate` gives; the risk model learns from every answer that comes in. Use it
-    behind an exact cache or alone; it keeps its entries in memory.
+    behind an exact cache or alone.
 
     Args:
         embeddings: Any; `StaticEmbeddings` of the extra `local` needs no network.
@@ -74,7 +60,9 @@ class SemanticCache(BaseCache):
             With a model that words its answers freely, give one that compares meanings.
         verifier: Asked before each hit; what is not confirmed is not served.
         seed: Fixes which hits are audited.
-        clock: Seconds, for tests.
+        path: An SQLite file that keeps entries and what was learned across restarts, for one
+            process at a time; without one they live in memory.
+        clock: Unix time in seconds, for tests.
     """
 
     def __init__(
@@ -93,9 +81,10 @@ class SemanticCache(BaseCache):
         judge: Judge | None = None,
         verifier: Verifier | None = None,
         seed: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        path: str | Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(
+        check_options(
             {
                 "max_error_rate": max_error_rate,
                 "threshold": threshold,
@@ -118,13 +107,16 @@ class SemanticCache(BaseCache):
         self._codec = Codec()
         self._model = RiskModel()
         self._budget = RiskBudget(max_error_rate)
-        self._kept = KeptQuestions(max_entries=max_entries, clock=clock)
-        self._words = WordWeights()
+        self._file = None if path is None else SemanticFile(path)
+        self._kept = KeptQuestions(
+            max_entries=max_entries, source=_SOURCE, file=self._file, clock=clock
+        )
         self._tally = Tally()
         self._lock = threading.Lock()
-        self._pending: OrderedDict[bytes, _Decision] = OrderedDict()
+        self._pending: OrderedDict[bytes, Decision] = OrderedDict()
         self._served_by: OrderedDict[str, tuple[Vector, float]] = OrderedDict()
         self._next_hit = 0
+        self._loaded = threading.Event()
         self._warned = False
 
     @override
@@ -144,6 +136,8 @@ class SemanticCache(BaseCache):
         question = self._question(prompt, llm_string)
         if question is None:
             return None
+        if self._file is not None:
+            await asyncio.to_thread(self._load)
         try:
             vector = await self._embeddings.aembed_query(question.text)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
@@ -164,7 +158,7 @@ class SemanticCache(BaseCache):
             except Exception as error:  # noqa: BLE001 - no cache may break the call
                 self._failed(error)
                 return
-            decision = _Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
+            decision = Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
         self._learn_and_keep(decision, return_val)
 
     @override
@@ -180,8 +174,11 @@ class SemanticCache(BaseCache):
             except Exception as error:  # noqa: BLE001 - no cache may break the call
                 self._failed(error)
                 return
-            decision = _Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
-        self._learn_and_keep(decision, return_val)
+            decision = Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
+        if self._file is None:
+            self._learn_and_keep(decision, return_val)
+        else:
+            await asyncio.to_thread(self._learn_and_keep, decision, return_val)
 
     @override
     def clear(self, **kwargs: Any) -> None:
@@ -218,7 +215,7 @@ class SemanticCache(BaseCache):
             refused=of("refused"),
             vetoed=of("vetoed"),
             audits=of("audits"),
-            errors=of("errors"),
+            errors=of("errors") + self._kept.failures,
             entries=len(self._kept),
             wrong_of_hits=wrong,
             wrong_of_all=Rate(
@@ -246,8 +243,9 @@ class SemanticCache(BaseCache):
     def _decide(
         self, key: bytes, question: Question, vector: Sequence[float]
     ) -> list[Generation] | None:
+        self._load()
         entries, similarities = self._kept.near(question, vector, most=_NEAR)
-        decision = _Decision(question, vector, entries)
+        decision = Decision(question, vector, entries)
         self._choose(decision, similarities)
         if decision.chosen is None:
             self._budget.count()
@@ -270,7 +268,7 @@ class SemanticCache(BaseCache):
                 self._pending.popitem(last=False)
         return None
 
-    def _choose(self, decision: _Decision, similarities: Sequence[float]) -> None:
+    def _choose(self, decision: Decision, similarities: Sequence[float]) -> None:
         """Choose the nearest entry that no rule keeps apart."""
         near = [
             Neighbour(entry.question.text, entry.group, similarity)
@@ -281,12 +279,12 @@ class SemanticCache(BaseCache):
                 self._tally.add("vetoed")
                 continue
             decision.chosen, decision.similarity = entry, similarities[place]
-            decision.x = features(decision.question.text, near, place, self._words)
+            decision.x = features(decision.question.text, near, place, self._kept.words)
             same = read(decision.question.text).words == read(entry.question.text).words
             decision.risk = 1e-4 if same else self._model.risk(decision.x)
             return
 
-    def _verified(self, decision: _Decision) -> bool:
+    def _verified(self, decision: Decision) -> bool:
         if self._verifier is None or decision.chosen is None:
             return True
         kept = decision.chosen
@@ -296,7 +294,7 @@ class SemanticCache(BaseCache):
             self._failed(error)
             return False
 
-    def _served(self, decision: _Decision) -> list[Generation]:
+    def _served(self, decision: Decision) -> list[Generation]:
         entry = decision.chosen
         assert entry is not None  # noqa: S101 - `takes` says so
         self._tally.add("hits")
@@ -320,7 +318,7 @@ class SemanticCache(BaseCache):
             }
         return [answer]
 
-    def _learn_and_keep(self, decision: _Decision, answers: RETURN_VAL_TYPE) -> None:
+    def _learn_and_keep(self, decision: Decision, answers: RETURN_VAL_TYPE) -> None:
         if len(answers) != 1 or current_control().no_store:
             return
         try:
@@ -344,44 +342,47 @@ class SemanticCache(BaseCache):
                 self._tally.add("checked")
                 self._tally.add("wrong", int(not right))
                 self._tally.add("would_hit", int(not decision.audited))
-        self._keep(decision, answer, fresh, group=next(iter(agree), None))
+        self._keep(decision, answer, group=next(iter(agree), None))
 
-    def _keep(
-        self, decision: _Decision, answer: Generation, text: str, *, group: int | None
-    ) -> None:
+    def _keep(self, decision: Decision, answer: Generation, *, group: int | None) -> None:
         control = current_control()
         lives = [life for life in (self._ttl_s, control.ttl_s) if life is not None]
         self._kept.add(
             decision.question,
             decision.vector,
-            template=Template(answer, source=_SOURCE),
-            answer=text,
+            answer=answer,
             group=group,
             ttl_s=min(lives) if lives else None,
             tags=control.tags,
         )
-        self._words.add(decision.question.text)
+
+    def _load(self) -> None:
+        """Read what earlier processes kept and learned."""
+        if self._file is None or self._loaded.is_set():
+            return
+        self._kept.load()
+        with self._lock:
+            if self._loaded.is_set():
+                return
+            self._loaded.set()
+            try:
+                self._model.start_from(self._file.coefficients())
+            except OSError as error:
+                self._failed(error)
+
+    def close(self) -> None:
+        """Save what was learned and close the file; the cache may be used again."""
+        if self._file is None:
+            return
+        try:
+            if self._loaded.is_set():
+                self._file.save(self._model.coefficients)
+        except OSError as error:
+            self._failed(error)
+        self._kept.close()
 
     def _failed(self, error: Exception) -> None:
         self._tally.add("errors")
         if not self._warned:
             self._warned = True
             _LOG.warning("the semantic cache failed, calls go on without it: %r", error)
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    known: list[tuple[str, Callable[[Any], bool], str]] = [
-        ("max_error_rate", lambda v: 0 < v <= 0.5, "above 0 and at most 0.5"),
-        ("threshold", lambda v: v is None or 0 < v <= 1, "a cosine above 0 and at most 1, or None"),
-        ("mode", lambda v: v in ("serve", "shadow", "off"), "serve, shadow or off"),
-        ("audit_rate", lambda v: 0 < v < 1, "between 0 and 1"),
-        ("ttl_s", lambda v: v is None or v > 0, "more than 0 seconds, or None"),
-        ("max_entries", lambda v: v >= 1, "at least 1"),
-    ]
-    problems = [
-        f"{name} must be {expected}, got {options[name]!r}"
-        for name, good, expected in known
-        if not good(options[name])
-    ]
-    if problems:
-        raise ConfigurationError("; ".join(problems))

@@ -182,6 +182,88 @@ def test_control_holds() -> None:
     assert cache.lookup(prompt(ASKED), "m") is None
 
 
+def test_a_file_keeps_questions_and_what_was_learned(tmp_path: Path) -> None:
+    now = [1_000.0]
+    file = tmp_path / "semantic.sqlite"
+
+    def opened() -> SemanticCache:
+        return cache_of(path=file, clock=lambda: now[0], ttl_s=60)
+
+    first = opened()
+    with cache_control(tags=["v1"]):
+        kept(first, "Do you ship to Norway?", "Yes.")
+    kept(first)
+    for _ in range(60):
+        first.lookup(prompt("How do I close my account?"), "m")
+        kept(first, "How do I close my account?", "Write to us.")
+    learned = first._model.coefficients
+    first.close()
+
+    second = opened()
+    assert second.lookup(prompt(LIKE), "m") is not None
+    assert second._model.coefficients == learned
+    assert second.invalidate(["v1"]) == 1
+    second.close()
+
+    third = opened()
+    assert third.lookup(prompt("Do you ship to Norway?"), "m") is None
+    now[0] += 60
+    assert third.lookup(prompt(LIKE), "m") is None
+    third.clear()
+    third.close()
+    assert len(opened()._kept) == 0
+
+
+async def test_a_file_works_from_the_event_loop(tmp_path: Path) -> None:
+    cache = cache_of(path=tmp_path / "semantic.sqlite")
+    model = ScriptedModel(["Click here."], cache=cache)
+
+    answers = [(await model.ainvoke(text)).text for text in (ASKED, LIKE)]
+
+    assert answers == ["Click here.", "Click here."]
+    assert model.calls == 1
+    cache.close()
+
+
+def test_a_file_that_fails_leaves_the_cache_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "semantic.sqlite"
+    file.write_bytes(b"this is no database but a text of some length" * 50)
+    with caplog.at_level(logging.WARNING):
+        cache = kept(kept(cache_of(path=file)), "Do you ship to Norway?", "Yes.")
+
+    assert cache.lookup(prompt(LIKE), "m") is not None
+    assert cache.stats().errors >= 2
+    assert len([r for r in caplog.records if "goes on in memory" in r.message]) == 1
+    cache.close()
+
+
+def test_rows_that_were_altered_or_of_other_embeddings_are_left_out(tmp_path: Path) -> None:
+    import sqlite3
+
+    file = tmp_path / "semantic.sqlite"
+    cache = kept(kept(kept(cache_of(path=file)), "Do you ship to Norway?", "Yes."), "Who?", "We.")
+    cache.close()
+    other = sqlite3.connect(file)
+    other.execute("UPDATE questions SET entry = x'00' WHERE id = 0")
+    other.execute("UPDATE questions SET vector = x'00000000' WHERE id = 2")
+    other.commit()
+    other.close()
+
+    again = cache_of(path=file)
+    assert again.lookup(prompt(ASKED), "m") is None
+    assert again.lookup(prompt("Do you ship to Norway?"), "m") is not None
+    assert again.stats().entries == 1
+    again.close()
+
+
+@pytest.mark.parametrize("where", ["nowhere/s.sqlite", "."])
+def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path, where: str) -> None:
+    with pytest.raises(ConfigurationError, match="create the folder or choose another path"):
+        cache_of(path=tmp_path / where)
+
+
 # --- behind a model ---------------------------------------------------------------------------
 
 
