@@ -503,6 +503,63 @@ def test_the_index_keeps_partitions_apart_and_forgets() -> None:
         index.add(b"a", 4, [1.0, 0.0, 0.0])
 
 
+def test_a_large_partition_finds_nearly_all_and_forgets_while_it_moves() -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3_000, 16))
+    index = VectorIndex(graph_from=500)
+    for n, row in enumerate(rows):
+        index.add(b"p", n, row.tolist())
+        if n % 3 == 0:
+            index.remove(b"p", n)
+            assert all(near.id != n for near in index.search(b"p", row.tolist(), most=5))
+    left = [n for n in range(3_000) if n % 3]
+
+    def recall() -> float:
+        return sum(index.search(b"p", rows[n].tolist(), most=1)[0].id == n for n in left) / len(
+            left
+        )
+
+    before = recall()
+    index.settle()
+    assert before >= 0.99
+    assert recall() >= 0.99
+    assert len(index) == len(left)
+    assert index._partitions[b"p"]._graph is not None
+
+    for n in left[:1_500]:
+        index.remove(b"p", n)
+    for n in range(3_000, 3_700):  # enough to start another move, and so another graph
+        index.add(b"p", n, rows[n - 3_000].tolist())
+    index.settle()
+    held = len(index._partitions[b"p"]._graph_ids)
+    assert held == len(index) == 500 + 700
+    assert index.search(b"p", rows[5].tolist(), most=1)[0].id == 3_005
+
+
+def test_eight_threads_use_an_index_that_moves() -> None:
+    import numpy as np
+
+    rows = np.random.default_rng(1).normal(size=(2_000, 16))
+    index = VectorIndex(graph_from=200)
+
+    def work(thread: int) -> None:
+        for n in range(thread, 2_000, 8):
+            index.add(b"p", n, rows[n].tolist())
+            index.search(b"p", rows[n].tolist(), most=3)
+            if n % 5 == 0:
+                index.remove(b"p", n)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    index.settle()
+
+    assert len(index) == 1_600
+    found = [index.search(b"p", rows[n].tolist(), most=1)[0].id for n in range(1, 2_000, 5)]
+    assert sum(id_ == n for id_, n in zip(found, range(1, 2_000, 5), strict=True)) >= 396
+
+
 def test_static_embeddings_are_unit_vectors_of_any_text() -> None:
     vectors = EMBEDDINGS.vectors(["hello world", "", "a\ud800b", "数学 🙂"])
 
