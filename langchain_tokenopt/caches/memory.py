@@ -1,11 +1,11 @@
-"""Entries in this process: least recently used first out, bounded by number and by bytes."""
+"""Entries in this process, bounded by number and by bytes; a policy says which makes room."""
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from langchain_tokenopt.caches.eviction import Eviction, Lru
 from langchain_tokenopt.caches.store import Held, StoreEvents, StoreSize
 from langchain_tokenopt.errors import ConfigurationError
 
@@ -26,6 +26,8 @@ class MemoryStore:
         max_entries: Most entries to keep.
         max_bytes: Most bytes of keys and encoded values to keep; an entry larger than all of it
             is not kept.
+        policy: Which entry makes room: `Lru` if not given, or `CostAware`. It belongs to this
+            store alone.
         clock: Seconds, for tests.
     """
 
@@ -36,6 +38,7 @@ class MemoryStore:
         *,
         max_entries: int | None = 10_000,
         max_bytes: int | None = None,
+        policy: Eviction | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for name, bound in (("max_entries", max_entries), ("max_bytes", max_bytes)):
@@ -44,9 +47,11 @@ class MemoryStore:
                 raise ConfigurationError(message)
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._policy = Lru() if policy is None else policy
+        self._used = self._policy.used
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: dict[bytes, _Entry] = {}
         self._tagged: dict[str, set[bytes]] = {}
         self._bytes = 0
         self._evicted = 0
@@ -82,13 +87,13 @@ class MemoryStore:
             self._drop(key)
             self._expired += 1
             return None
-        self._entries.move_to_end(key)
+        self._used(key)
         return entry
 
     def put(
         self, entries: Mapping[bytes, bytes], *, ttl_s: float | None, tags: Collection[str] = ()
     ) -> None:
-        """Keep entries; the least recently used make room."""
+        """Keep entries; those that the policy names make room."""
         expires_at = _NEVER if ttl_s is None else self._clock() + ttl_s
         marked = frozenset(tags)
         with self._lock:
@@ -97,6 +102,7 @@ class MemoryStore:
                 if self._max_bytes is not None and len(key) + len(value) > self._max_bytes:
                     self._evicted += 1
                     continue
+                self._policy.added(key, value)
                 self._entries[key] = _Entry(value, expires_at, marked)
                 self._bytes += len(key) + len(value)
                 for tag in marked:
@@ -108,13 +114,14 @@ class MemoryStore:
             (self._max_entries is not None and len(self._entries) > self._max_entries)
             or (self._max_bytes is not None and self._bytes > self._max_bytes)
         ):
-            self._drop(next(iter(self._entries)))
+            self._drop(self._policy.victim())
             self._evicted += 1
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is None:
             return
+        self._policy.removed(key)
         self._bytes -= len(key) + len(entry.value)
         for tag in entry.tags:
             keys = self._tagged[tag]
@@ -141,6 +148,7 @@ class MemoryStore:
         with self._lock:
             self._entries.clear()
             self._tagged.clear()
+            self._policy.clear()
             self._bytes = 0
 
     async def aget(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
