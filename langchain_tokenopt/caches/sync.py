@@ -40,8 +40,9 @@ class Invalidations:
     """Calls `on_change` with the keys that anyone changed or deleted, or that expired.
 
     `None` means that anything may have changed: the listener has just connected, has lost the
-    server or is closed, or the server was emptied. Changes of this process are reported too. A server that
-    does not answer within `heartbeat_s` and a timeout counts as lost; it is tried again for ever.
+    server or is closed, or the server was emptied. Changes of this process are reported too. A
+    server that does not answer within `heartbeat_s` and a timeout counts as lost; it is tried again
+    for ever.
 
     The listener is a thread: `start` it, or use it in a `with` block. A forked child has none.
 
