@@ -60,7 +60,8 @@ class VectorIndex:
             if found is None:
                 found = _Partition(self._dimensions, graph_from=self._graph_from)
                 self._partitions[partition] = found
-        found.add(id_, row)
+            # Under the lock: a partition that has just become empty must not be dropped meanwhile.
+            found.add(id_, row)
 
     def remove(self, partition: bytes, id_: int) -> None:
         """Remove an entry; an unknown one is no error."""

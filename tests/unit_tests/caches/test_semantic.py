@@ -560,6 +560,21 @@ def test_eight_threads_use_an_index_that_moves() -> None:
     assert sum(id_ == n for id_, n in zip(found, range(1, 2_000, 5), strict=True)) >= 396
 
 
+def test_no_entry_is_lost_with_a_partition_that_becomes_empty() -> None:
+    index = VectorIndex()
+
+    def come_and_go(thread: int) -> None:
+        for n in range(thread, 4_000, 8):
+            index.add(b"p", n, [1.0, 0.0])
+            if n % 40 >= 8:
+                index.remove(b"p", n)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(come_and_go, range(8)))
+
+    assert len(index) == 800
+
+
 def test_static_embeddings_are_unit_vectors_of_any_text() -> None:
     vectors = EMBEDDINGS.vectors(["hello world", "", "a\ud800b", "数学 🙂"])
 
