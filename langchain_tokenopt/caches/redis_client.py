@@ -74,6 +74,7 @@ class RedisClients:
         if isinstance(url_or_client, str):
             self.where, address = _address(url_or_client, timeout_s)
             self.clustered = isinstance(address, _Cluster)
+            self._sentinels = isinstance(address, _Sentinels)
             self._make, self._amake = address.client, address.async_client
             self._owned = True
         else:
@@ -83,6 +84,7 @@ class RedisClients:
             given = url_or_client
             self.where = "the given client"
             self.clustered = isinstance(given, redis.RedisCluster)
+            self._sentinels = bool(_sentinels_of(given))
             self._make, self._amake = lambda: given, async_client
             self._owned = False
         self._lock = threading.Lock()
@@ -130,15 +132,26 @@ class RedisClients:
         if self._amake is None:
             return await asyncio.to_thread(self.send, commands, atomic=atomic)
         try:
-            client: Any = await self._aclient(self._amake)
-            if len(commands) == 1:
-                return [await client.execute_command(*commands[0])]
-            async with client.pipeline(transaction=atomic and not self.clustered) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return list(await pipeline.execute())
+            client = await self._aclient(self._amake)
+            try:
+                return await self._areplies(client, commands, atomic=atomic)
+            except redis.ConnectionError:
+                if not self._sentinels:
+                    raise
+                # redis-py itself would try the old master once more, not ask for the new one.
+                return await self._areplies(client, commands, atomic=atomic)
         except REDIS_ERRORS as error:
             raise self._failed(error) from error
+
+    async def _areplies(
+        self, client: Any, commands: Sequence[Command], *, atomic: bool
+    ) -> list[Any]:
+        if len(commands) == 1:
+            return [await client.execute_command(*commands[0])]
+        async with client.pipeline(transaction=atomic and not self.clustered) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(await pipeline.execute())
 
     def scan(self, pattern: str) -> Iterator[list[bytes]]:
         """Yield the keys that match, in batches.
@@ -185,7 +198,8 @@ class RedisClients:
         with self._lock:
             client, self._client = self._client, None
         if client is not None and self._owned:
-            client.close()
+            for each in (client, *_sentinels_of(client)):
+                each.close()
 
     async def aclose(self) -> None:
         """Close the connections, those of this event loop before this returns."""
@@ -221,7 +235,14 @@ async def _closing(client: AsyncClient) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        await client.aclose()
+        for each in (client, *_sentinels_of(client)):
+            await each.aclose()
+
+
+def _sentinels_of(client: Any) -> list[Any]:
+    pool = getattr(client, "connection_pool", None)  # a cluster's has none
+    manager = getattr(pool, "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
 
 
 class _Standalone:
@@ -267,7 +288,8 @@ class _Sentinels:
 
     def async_client(self) -> AsyncClient:
         sentinel = _untyped(AsyncSentinel)(self._hosts, **self._options)
-        client: AsyncClient = sentinel.master_for(self._service, retry=_again(AsyncRetry))
+        once = AsyncRetry(NoBackoff(), 0)
+        client: AsyncClient = sentinel.master_for(self._service, retry=once)
         return client
 
 
@@ -292,7 +314,7 @@ def _address(url: str, timeout_s: float) -> tuple[str, _Standalone | _Cluster | 
         scheme, _, kind = parts.scheme.partition("+")
         hosts = parts.netloc.rpartition("@")[2]
         where = f"{parts.scheme}://{hosts}{parts.path}"
-        plain = parts._replace(scheme=scheme).geturl()
+        plain = scheme + url[len(parts.scheme) :]
         if kind == "sentinel" and scheme in ("redis", "rediss"):
             return where, _sentinels(plain, hosts, options)
         _parsed(plain)

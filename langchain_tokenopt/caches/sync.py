@@ -158,7 +158,12 @@ class Invalidations:
         # One connection both asks to be told and is told, so neither half can be lost alone.
         client: Any = self._clients.client()
         pool = client.connection_pool
-        connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 2})
+        options = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if "maint_notifications" not in name  # they need the newer protocol
+        }
+        connection = pool.connection_class(**{**options, "protocol": 2})
         try:
             connection.connect()
             connection.send_command("CLIENT", "ID")

