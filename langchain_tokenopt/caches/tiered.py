@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_tokenopt.caches.changes import Changes
 from langchain_tokenopt.caches.circuit import CLEAR, FAILED, Circuit, Operation, TierStats
 from langchain_tokenopt.caches.store import Held, Store, StoreError, StoreEvents, StoreSize
 from langchain_tokenopt.errors import ConfigurationError
@@ -69,6 +70,7 @@ class TieredStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._absent: OrderedDict[bytes, float] = OrderedDict()
+        self._changes = Changes()
 
     def locate(self, keys: Iterable[bytes]) -> dict[bytes, Found]:
         """Return the entries that are there, each with the name of the tier that had it.
@@ -76,24 +78,28 @@ class TieredStore:
         Raises:
             StoreError: No tier could be asked.
         """
-        search = _Search(self._unless_absent(keys))
+        search, mark = _Search(self._unless_absent(keys)), self._changes.mark()
         for depth, circuit in enumerate(self._circuits):
             if search.missing:
                 held = circuit.attempt(Operation("held", (search.missing,)))
                 search.note(circuit, held)
                 for above, copy in self._promotions(depth, held):
                     above.attempt(copy)
+                for above, stale in self._outdated(depth, held, mark):
+                    above.attempt(stale)
         return self._ended(search)
 
     async def alocate(self, keys: Iterable[bytes]) -> dict[bytes, Found]:
         """Do what `locate` does without blocking the event loop."""
-        search = _Search(self._unless_absent(keys))
+        search, mark = _Search(self._unless_absent(keys)), self._changes.mark()
         for depth, circuit in enumerate(self._circuits):
             if search.missing:
                 held = await circuit.aattempt(Operation("held", (search.missing,)))
                 search.note(circuit, held)
                 for above, copy in self._promotions(depth, held):
                     await above.aattempt(copy)
+                for above, stale in self._outdated(depth, held, mark):
+                    await above.aattempt(stale)
         return self._ended(search)
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -113,27 +119,31 @@ class TieredStore:
             StoreError: No tier kept them.
         """
         self._now_present(entries)
-        written = [
-            circuit.attempt(_put(circuit, entries, ttl_s, tags)) for circuit in self._circuits
-        ]
+        with self._changes.under_way(entries.keys()):
+            written = [
+                circuit.attempt(_put(circuit, entries, ttl_s, tags)) for circuit in self._circuits
+            ]
         self._raise_if_none(written)
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Forget entries in every tier, in those that fail as soon as they are back."""
-        operation = _delete(tuple(keys))
-        for circuit in self._circuits:
-            circuit.attempt(operation)
+        gone = tuple(keys)
+        with self._changes.under_way(gone):
+            for circuit in self._circuits:
+                circuit.attempt(_delete(gone))
 
     def invalidate(self, tags: Iterable[str]) -> int:
         """Forget the entries with one of the tags in every tier; return the most of any tier."""
         operation = _invalidate(tuple(tags))
-        return _most(circuit.attempt(operation) for circuit in self._circuits)
+        with self._changes.under_way(None):
+            return _most([circuit.attempt(operation) for circuit in self._circuits])
 
     def clear(self) -> None:
         """Forget everything in every tier."""
         self._now_present(None)
-        for circuit in self._circuits:
-            circuit.attempt(_CLEAR)
+        with self._changes.under_way(None):
+            for circuit in self._circuits:
+                circuit.attempt(_CLEAR)
 
     async def aget(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Do what `get` does without blocking the event loop."""
@@ -148,23 +158,27 @@ class TieredStore:
     ) -> None:
         """Do what `put` does without blocking the event loop, in all tiers at once."""
         self._now_present(entries)
-        written = await self._aall(lambda circuit: _put(circuit, entries, ttl_s, tags))
+        with self._changes.under_way(entries.keys()):
+            written = await self._aall(lambda circuit: _put(circuit, entries, ttl_s, tags))
         self._raise_if_none(written)
 
     async def adelete(self, keys: Iterable[bytes]) -> None:
         """Do what `delete` does without blocking the event loop."""
-        operation = _delete(tuple(keys))
-        await self._aall(lambda _: operation)
+        gone = tuple(keys)
+        with self._changes.under_way(gone):
+            await self._aall(lambda _: _delete(gone))
 
     async def ainvalidate(self, tags: Iterable[str]) -> int:
         """Do what `invalidate` does without blocking the event loop."""
         operation = _invalidate(tuple(tags))
-        return _most(await self._aall(lambda _: operation))
+        with self._changes.under_way(None):
+            return _most(await self._aall(lambda _: operation))
 
     async def aclear(self) -> None:
         """Do what `clear` does without blocking the event loop."""
         self._now_present(None)
-        await self._aall(lambda _: _CLEAR)
+        with self._changes.under_way(None):
+            await self._aall(lambda _: _CLEAR)
 
     async def _aall(self, operation: Callable[[Circuit], Operation]) -> list[Any]:
         return await asyncio.gather(*(c.aattempt(operation(c)) for c in self._circuits))
@@ -176,8 +190,9 @@ class TieredStore:
         """
         gone = None if keys is None else tuple(keys)
         self._now_present(gone)
-        for circuit in self._circuits[:-1]:
-            circuit.attempt(_CLEAR if gone is None else _delete(gone))
+        with self._changes.under_way(gone):
+            for circuit in self._circuits[:-1]:
+                circuit.attempt(_CLEAR if gone is None else _delete(gone))
 
     def size(self) -> StoreSize:
         """Return how much the last tier holds that can say so.
@@ -218,6 +233,15 @@ class TieredStore:
         for (ttl_s, tags), entries in groups.items():
             for above in self._circuits[:depth]:
                 yield above, _put(above, entries, ttl_s, tags)
+
+    def _outdated(self, depth: int, held: Any, mark: int) -> Iterator[tuple[Circuit, Operation]]:
+        """Yield what takes back copies of entries that changed since they were read."""
+        if held is FAILED or not depth or not held:
+            return
+        stale = tuple(self._changes.since(mark, held))
+        if stale:
+            for above in self._circuits[:depth]:
+                yield above, _delete(stale)
 
     def _unless_absent(self, keys: Iterable[bytes]) -> list[bytes]:
         if self._negative_ttl_s is None:
