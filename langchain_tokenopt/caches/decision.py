@@ -227,6 +227,13 @@ class RiskBudget:
             self._spent += price
             return True
 
+    def uncount(self) -> None:
+        """Take back that a request was counted: it comes again."""
+        with self._lock:
+            self._requests -= 1
+            if self._risks:
+                self._risks.pop()
+
     def give_back(self, risk: float) -> None:
         """Return the risk of an answer that was not served after all."""
         with self._lock:

@@ -132,6 +132,16 @@ class ExactCache(BaseCache):
             return None
         return self._read(data, source, control)
 
+    def lookup_again(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Look once more for a request that was just missed; both count as one look-up."""
+        self._tally.add("misses", -1)
+        return self.lookup(prompt, llm_string)
+
+    async def alookup_again(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Do what `lookup_again` does without blocking the event loop."""
+        self._tally.add("misses", -1)
+        return await self.alookup(prompt, llm_string)
+
     @override
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         data = self._written(return_val)

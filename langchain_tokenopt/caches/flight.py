@@ -22,7 +22,7 @@ class Turn(Generic[T]):
     block without having delivered, by whatever exception, passes the lead to one that waits.
     """
 
-    __slots__ = ("_caller", "_flight", "_flights", "shared")
+    __slots__ = ("_caller", "_flight", "_flights", "overtook", "shared")
 
     def __init__(
         self,
@@ -31,11 +31,18 @@ class Turn(Generic[T]):
         flights: "SingleFlight[T] | None" = None,
         flight: "_Flight[T] | None" = None,
         caller: "_Caller | None" = None,
+        overtook: bool = False,
     ) -> None:
         self.shared = shared
+        self.overtook = overtook
         self._flights = flights
         self._flight = flight
         self._caller = caller
+
+    @property
+    def leads(self) -> bool:
+        """Whether others wait for this call; not so inside the very call that they wait for."""
+        return self._flights is not None
 
     def deliver(self, answer: T) -> None:
         """Release everyone who waits with `answer`; newcomers get it until the block ends."""
@@ -171,8 +178,8 @@ class SingleFlight(Generic[T]):
             flight.waiters.append(waiter)
             return flight, waiter
 
-    def _lead(self, flight: "_Flight[T]", caller: "_Caller") -> Turn[T]:
-        turn = Turn(flights=self, flight=flight, caller=caller)
+    def _lead(self, flight: "_Flight[T]", caller: "_Caller", *, overtook: bool = False) -> Turn[T]:
+        turn = Turn(flights=self, flight=flight, caller=caller, overtook=overtook)
         flight.turn, flight.leader = turn, caller
         flight.paused, flight.touched = False, self._clock()
         return turn
@@ -218,7 +225,7 @@ class SingleFlight(Generic[T]):
             if waiter.turn.done() or self._clock() - flight.touched < limit_s:
                 return None
             flight.waiters.remove(waiter)
-            return self._lead(flight, waiter.caller)
+            return self._lead(flight, waiter.caller, overtook=True)
 
     def _leave(self, flight: "_Flight[T]", waiter: "_Waiter[T]") -> None:
         with self._lock:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from langchain_tokenopt.errors import ConfigurationError
 
@@ -42,6 +42,23 @@ class CacheKey:
     tenant: str
     digest: bytes
     """32 bytes."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """A cache of this package: it knows its keys, and that a second look-up is not another one."""
+
+    def key(self, prompt: str, llm_string: str) -> CacheKey:
+        """Return the key of a request."""
+        ...
+
+    def lookup_again(self, prompt: str, llm_string: str) -> Sequence[Any] | None:
+        """Look once more for a request that was just missed."""
+        ...
+
+    async def alookup_again(self, prompt: str, llm_string: str) -> Sequence[Any] | None:
+        """Do what `lookup_again` does without blocking the event loop."""
+        ...
 
 
 class KeyMaker:

@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 from langchain_tokenopt.caches.redis_client import (
     AsyncClient,
@@ -43,6 +45,16 @@ class Claim(Enum):
     """Another held it and let go, or ended: what it made may be there now."""
     WITHOUT = "without"
     """Redis cannot be asked, or it took too long: go on without a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Generic[T]):
+    """A lease that is held, or what another holder has made."""
+
+    found: T | None
+    """What another has made; `None` if it is to be made now."""
+    touch: Callable[[], None]
+    """Says that the work goes on, where the lease is renewed for that only."""
 
 
 class Lease:
@@ -108,15 +120,8 @@ class Lease:
             make: Makes it, and puts it where `look` finds it. What it raises is raised here; the
                 next of those that wait tries then.
         """
-        deadline = self._clock() + self._wait_s
-        while True:
-            with self._take(key, deadline) as claim:
-                # A holder looks too: the one before may have ended since the caller looked.
-                found = None if claim is Claim.WITHOUT else look()
-                if found is not None:
-                    return found
-                if claim is not Claim.FREED:
-                    return make()
+        with self.held(key, look=look) as hold:
+            return make() if hold.found is None else hold.found
 
     async def aonce(
         self,
@@ -126,52 +131,91 @@ class Lease:
         make: Callable[[], Awaitable[T]],
     ) -> T:
         """Do what `once` does without blocking the event loop."""
+        async with self.aheld(key, look=look) as hold:
+            return await make() if hold.found is None else hold.found
+
+    @contextmanager
+    def held(
+        self, key: bytes, *, look: Callable[[], T | None], stall_s: float | None = None
+    ) -> Iterator[Hold[T]]:
+        """Hold the lease in this block, unless `look` finds what another has made meanwhile.
+
+        What `found` is `None` for is to be made in the block, and put where `look` finds it.
+
+        Args:
+            key: What is made.
+            look: Finds what another has made, `None` if it is not there.
+            stall_s: Renew the lease no longer than this after the last `touch`, in seconds.
+        """
         deadline = self._clock() + self._wait_s
         while True:
-            async with self._atake(key, deadline) as claim:
+            with self._take(key, deadline, stall_s) as (claim, touch):
+                # A holder looks too: the one before may have ended since the caller looked.
+                found = None if claim is Claim.WITHOUT else look()
+                if found is not None or claim is not Claim.FREED:
+                    yield Hold(found=found, touch=touch)
+                    return
+
+    @asynccontextmanager
+    async def aheld(
+        self,
+        key: bytes,
+        *,
+        look: Callable[[], Awaitable[T | None]],
+        stall_s: float | None = None,
+    ) -> AsyncIterator[Hold[T]]:
+        """Do what `held` does without blocking the event loop."""
+        deadline = self._clock() + self._wait_s
+        while True:
+            async with self._atake(key, deadline, stall_s) as (claim, touch):
                 found = None if claim is Claim.WITHOUT else await look()
-                if found is not None:
-                    return found
-                if claim is not Claim.FREED:
-                    return await make()
+                if found is not None or claim is not Claim.FREED:
+                    yield Hold(found=found, touch=touch)
+                    return
 
     @contextmanager
     def take(self, key: bytes) -> Iterator[Claim]:
         """Hold the lease in this block, or wait until another has let it go."""
-        with self._take(key, self._clock() + self._wait_s) as claim:
+        with self._take(key, self._clock() + self._wait_s) as (claim, _):
             yield claim
 
     @asynccontextmanager
     async def atake(self, key: bytes) -> AsyncIterator[Claim]:
         """Do what `take` does without blocking the event loop."""
-        async with self._atake(key, self._clock() + self._wait_s) as claim:
+        async with self._atake(key, self._clock() + self._wait_s) as (claim, _):
             yield claim
 
     @contextmanager
-    def _take(self, key: bytes, deadline: float) -> Iterator[Claim]:
+    def _take(
+        self, key: bytes, deadline: float, stall_s: float | None = None
+    ) -> Iterator[tuple[Claim, Callable[[], None]]]:
         name, token = self._prefix + key.hex(), _token()
         claim = self._do(self._claim(name, token, deadline))
         if claim is not Claim.HELD:
-            yield claim
+            yield claim, _nothing
             return
-        self._renewals.add(name, token)
+        touch = partial(self._renewals.add, name, token, stall_s)
+        touch()
         try:
-            yield claim
+            yield claim, touch
         finally:
             self._renewals.drop(name, token)
             with suppress(StoreError):  # it expires
                 self._clients.send([_release(name, token)])
 
     @asynccontextmanager
-    async def _atake(self, key: bytes, deadline: float) -> AsyncIterator[Claim]:
+    async def _atake(
+        self, key: bytes, deadline: float, stall_s: float | None = None
+    ) -> AsyncIterator[tuple[Claim, Callable[[], None]]]:
         name, token = self._prefix + key.hex(), _token()
         claim = await self._ado(self._claim(name, token, deadline))
         if claim is not Claim.HELD:
-            yield claim
+            yield claim, _nothing
             return
-        self._renewals.add(name, token)
+        touch = partial(self._renewals.add, name, token, stall_s)
+        touch()
         try:
-            yield claim
+            yield claim, touch
         finally:
             self._renewals.drop(name, token)
             with suppress(StoreError):
@@ -265,9 +309,9 @@ class _Renewals:
         self._held: dict[tuple[str, bytes], float] = {}
         self._thread: threading.Thread | None = None
 
-    def add(self, name: str, token: bytes) -> None:
+    def add(self, name: str, token: bytes, for_s: float | None) -> None:
         with self._changed:
-            self._held[name, token] = self._clock() + self._longest_s
+            self._held[name, token] = self._clock() + (for_s or self._longest_s)
             # A forked child has the object but not the thread.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
@@ -303,6 +347,10 @@ class _Renewals:
                 self._clients.send(
                     [("EVAL", _RENEW, 1, name, token, self._life_ms) for name, token in held]
                 )
+
+
+def _nothing() -> None:
+    """Touch a lease that is not held."""
 
 
 def _token() -> bytes:

@@ -2,26 +2,30 @@
 
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    closing,
+)
 from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, PrivateAttr
 from typing_extensions import override
 
 from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.exact import ExactCache
-from langchain_tokenopt.caches.flight import SingleFlight, Turn
-from langchain_tokenopt.caches.keys import KeyMaker, canonical_prompt
+from langchain_tokenopt.caches.keys import Keyed, KeyMaker, canonical_prompt
+from langchain_tokenopt.caches.lead import Answers, Lead, Leads, Leases
 from langchain_tokenopt.caches.replay import replay, restore_parsed, served, settled
 from langchain_tokenopt.caches.rewire import replace_models
 from langchain_tokenopt.caches.store import Tally
@@ -33,10 +37,6 @@ _IN_FLIGHT = "in_flight"
 _key_of = KeyMaker()
 # How an answer is transported does not change it.
 _TRANSPORT = frozenset({"stream", "stream_usage", "stream_options"})
-
-_Answers = list[ChatGeneration]
-_flights: WeakKeyDictionary[BaseCache, SingleFlight[_Answers]] = WeakKeyDictionary()
-_flights_lock = Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,8 @@ class CachedChatModel(BaseChatModel):
     Args:
         model: The model to ask.
         cache: Any LangChain cache; those of this package also partition by tenant.
+        lease: A `Lease` in Redis, so that other processes wait for an identical call too; for a
+            cache that they share.
 
     >>> from langchain_tokenopt.caches import MemoryCache
     >>> from langchain_tokenopt.testing import ScriptedModel
@@ -82,8 +84,18 @@ class CachedChatModel(BaseChatModel):
     response_cache: BaseCache
 
     _tally: Tally = PrivateAttr(default_factory=Tally)
+    _lease: Leases | None = PrivateAttr(default=None)
+    _leads: Leads = PrivateAttr()
+    _keyed: Keyed | None = PrivateAttr()
 
-    def __init__(self, model: BaseChatModel, *, cache: BaseCache, **keywords: Any) -> None:
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        cache: BaseCache,
+        lease: Leases | None = None,
+        **keywords: Any,
+    ) -> None:
         _check(model, BaseChatModel, "wrap the model first, then bind tools to the wrapped one")
         _check(cache, BaseCache, "pass a LangChain cache, such as MemoryCache()")
         # What the caller sees of the wrapped model; its rate limit is kept to by real calls only.
@@ -97,6 +109,9 @@ class CachedChatModel(BaseChatModel):
         super().__init__(
             **{**shown, **keywords, "model": model, "response_cache": cache, "cache": False}
         )
+        self._lease = lease
+        self._leads = Leads(cache, lease=lease)
+        self._keyed = cache if isinstance(cache, Keyed) else None  # slow to ask each time
 
     @property
     def cache_failures(self) -> int:
@@ -157,12 +172,12 @@ class CachedChatModel(BaseChatModel):
         found = self._lookup(request)
         if found is not None:
             return ChatResult(generations=found)
-        with self._flights().take_turn(request.key) as turn:
-            shared = self._shared(turn, request)
-            if shared is not None:
-                return ChatResult(generations=shared)
+        with self._lead(request) as lead:
+            spared = self._spared(lead, request)
+            if spared is not None:
+                return ChatResult(generations=spared)
             result = call(self.model, messages, stop, run_manager, kwargs)
-            self._share(turn, request, result)
+            self._share(lead, request, result)
             return result
 
     @override
@@ -177,12 +192,12 @@ class CachedChatModel(BaseChatModel):
         found = await self._alookup(request)
         if found is not None:
             return ChatResult(generations=found)
-        with await self._flights().atake_turn(request.key) as turn:
-            shared = await self._ashared(turn, request)
-            if shared is not None:
-                return ChatResult(generations=shared)
+        async with self._alead(request) as lead:
+            spared = self._spared(lead, request)
+            if spared is not None:
+                return ChatResult(generations=spared)
             result = await acall(self.model, messages, stop, run_manager, kwargs)
-            await self._ashare(turn, request, result)
+            await self._ashare(lead, request, result)
             return result
 
     @override
@@ -198,19 +213,19 @@ class CachedChatModel(BaseChatModel):
         if found is not None:
             yield from replay(found[0])
             return
-        with self._flights().take_turn(request.key) as turn:
-            shared = self._shared(turn, request)
-            if shared is not None:
-                yield from replay(shared[0])
+        with self._lead(request, streams=True) as lead:
+            spared = self._spared(lead, request)
+            if spared is not None:
+                yield from replay(spared[0])
                 return
             chunks = []
             with closing(stream_of(self.model, messages, stop, kwargs)) as stream:
                 for chunk in stream:
                     chunks.append(copied(chunk))
-                    turn.pause()
+                    lead.pause()
                     yield chunk
-                    turn.resume()
-            self._share(turn, request, merged(chunks))
+                    lead.resume()
+            self._share(lead, request, merged(chunks))
 
     @override
     async def _astream(
@@ -226,40 +241,52 @@ class CachedChatModel(BaseChatModel):
             for chunk in replay(found[0]):
                 yield chunk
             return
-        with await self._flights().atake_turn(request.key) as turn:
-            shared = await self._ashared(turn, request)
-            if shared is not None:
-                for chunk in replay(shared[0]):
+        async with self._alead(request, streams=True) as lead:
+            spared = self._spared(lead, request)
+            if spared is not None:
+                for chunk in replay(spared[0]):
                     yield chunk
                 return
             chunks = []
             async with aclosing(astream_of(self.model, messages, stop, kwargs)) as stream:
                 async for chunk in stream:
                     chunks.append(copied(chunk))
-                    turn.pause()
+                    lead.pause()
                     yield chunk
-                    turn.resume()
-            await self._ashare(turn, request, merged(chunks))
+                    lead.resume()
+            await self._ashare(lead, request, merged(chunks))
 
     def _wrapped(self, model: BaseChatModel) -> BaseChatModel:
         if model is self.model:
             return self
-        return type(self)(model, cache=self.response_cache)
+        return type(self)(model, cache=self.response_cache, lease=self._lease)
 
-    def _flights(self) -> SingleFlight[_Answers]:
-        """Return the flights of the cache: models that share it share calls too."""
-        with _flights_lock:
-            return _flights.setdefault(self.response_cache, SingleFlight())
+    def _lead(self, request: _Request, *, streams: bool = False) -> AbstractContextManager[Lead]:
+        return self._leads.take(
+            request.key, again=partial(self._lookup, request, again=True), streams=streams
+        )
+
+    def _alead(
+        self, request: _Request, *, streams: bool = False
+    ) -> AbstractAsyncContextManager[Lead]:
+        return self._leads.atake(
+            request.key, again=partial(self._alookup, request, again=True), streams=streams
+        )
+
+    def _spared(self, lead: Lead, request: _Request) -> Answers | None:
+        """Return what makes the call needless, `None` if it is to be made."""
+        if lead.found is not None:
+            return lead.found
+        return self._served(lead.shared, request, source=_IN_FLIGHT)
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> _Request:
         asked = {k: _stable(v) for k, v in kwargs.items() if k not in _TRANSPORT}
         llm_string = self.model._get_llm_string(stop=stop, **asked)
-        cache = self.response_cache
         prompt = dumps([_without_id(message) for message in messages])
-        if isinstance(cache, ExactCache):
-            make_key = cache.key
+        if self._keyed is not None:
+            make_key = self._keyed.key
         else:  # a cache that would miss a conversation once it was served
             prompt, make_key = canonical_prompt(prompt), _key_of
         return _Request(
@@ -270,21 +297,25 @@ class CachedChatModel(BaseChatModel):
             schema=kwargs.get("response_format"),
         )
 
-    def _lookup(self, request: _Request) -> _Answers | None:
+    def _lookup(self, request: _Request, *, again: bool = False) -> Answers | None:
         if self._skips_lookup():
             return None
+        cache = self.response_cache
+        look = self._keyed.lookup_again if again and self._keyed else cache.lookup
         try:
-            found = self.response_cache.lookup(request.prompt, request.llm_string)
+            found = look(request.prompt, request.llm_string)
             return self._served(found, request)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
             return None
 
-    async def _alookup(self, request: _Request) -> _Answers | None:
+    async def _alookup(self, request: _Request, *, again: bool = False) -> Answers | None:
         if self._skips_lookup():
             return None
+        cache = self.response_cache
+        look = self._keyed.alookup_again if again and self._keyed else cache.alookup
         try:
-            found = await self.response_cache.alookup(request.prompt, request.llm_string)
+            found = await look(request.prompt, request.llm_string)
             return self._served(found, request)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
@@ -294,26 +325,12 @@ class CachedChatModel(BaseChatModel):
         """Return whether a cache that does not know `cache_control` must not be asked."""
         return current_control().no_cache and not isinstance(self.response_cache, ExactCache)
 
-    def _shared(self, turn: Turn[_Answers], request: _Request) -> _Answers | None:
-        """Return what an identical call was answered, be it while this one waited or just before.
-
-        The second look-up is for a call that ended between the first one and the turn.
-        """
-        if turn.shared is None and self._flights().landed_lately(request.key):
-            return self._lookup(request)
-        return self._served(turn.shared, request, source=_IN_FLIGHT)
-
-    async def _ashared(self, turn: Turn[_Answers], request: _Request) -> _Answers | None:
-        if turn.shared is None and self._flights().landed_lately(request.key):
-            return await self._alookup(request)
-        return self._served(turn.shared, request, source=_IN_FLIGHT)
-
-    def _share(self, turn: Turn[_Answers], request: _Request, result: ChatResult) -> None:
+    def _share(self, lead: Lead, request: _Request, result: ChatResult) -> None:
         """Hand an answer to those who wait, and to the cache for those who come later."""
         if not result.generations:
             return
         answers = settled(result)
-        turn.deliver(answers)
+        lead.turn.deliver(answers)
         if current_control().no_store:
             return
         try:
@@ -321,11 +338,11 @@ class CachedChatModel(BaseChatModel):
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
 
-    async def _ashare(self, turn: Turn[_Answers], request: _Request, result: ChatResult) -> None:
+    async def _ashare(self, lead: Lead, request: _Request, result: ChatResult) -> None:
         if not result.generations:
             return
         answers = settled(result)
-        turn.deliver(answers)
+        lead.turn.deliver(answers)
         if current_control().no_store:
             return
         try:
@@ -340,7 +357,7 @@ class CachedChatModel(BaseChatModel):
 
     def _served(
         self, found: Sequence[Any] | None, request: _Request, *, source: str | None = None
-    ) -> _Answers | None:
+    ) -> Answers | None:
         if not found:
             return None
         if source is None and isinstance(self.response_cache, ExactCache):
@@ -361,7 +378,7 @@ def _without_id(message: BaseMessage) -> BaseMessage:
     return message if message.id is None else message.model_copy(update={"id": None})
 
 
-def _without_ids(found: Sequence[Any]) -> _Answers:
+def _without_ids(found: Sequence[Any]) -> Answers:
     """Leave the ids to LangChain, which names messages after their run."""
     for answer in found:
         answer.message.id = None

@@ -21,7 +21,7 @@ from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, Vector, features
 from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
 from langchain_tokenopt.caches.kept import Decision, KeptQuestions
-from langchain_tokenopt.caches.keys import KeyMaker, Tenant
+from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
 from langchain_tokenopt.caches.likeness import read, veto
 from langchain_tokenopt.caches.options import check_options
 from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
@@ -118,6 +118,22 @@ class SemanticCache(BaseCache):
         self._next_hit = 0
         self._loaded = threading.Event()
         self._warned = False
+
+    def key(self, prompt: str, llm_string: str) -> CacheKey:
+        """Return the key of a request, for tenants and single flight."""
+        return self._key(prompt, llm_string)
+
+    def lookup_again(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Look once more for a request that was just missed; both count as one."""
+        if not self._recheck(prompt, llm_string):
+            return None
+        return self.lookup(prompt, llm_string)
+
+    async def alookup_again(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """Do what `lookup_again` does without blocking the event loop."""
+        if not self._recheck(prompt, llm_string):
+            return None
+        return await self.alookup(prompt, llm_string)
 
     @override
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
@@ -239,6 +255,18 @@ class SemanticCache(BaseCache):
         if counts:
             self._tally.add("requests")
         return question
+
+    def _recheck(self, prompt: str, llm_string: str) -> bool:
+        """Forget that a request was looked for; return whether it may be looked for again."""
+        with self._lock:
+            pending = self._pending.get(self._key.digest(prompt, llm_string))
+            if pending is None or pending.audited:  # an audit wants the model's own answer
+                return False
+        self._tally.add("requests", -1)
+        self._budget.uncount()
+        if pending.takes:
+            self._budget.give_back(pending.risk)
+        return True
 
     def _decide(
         self, key: bytes, question: Question, vector: Sequence[float]

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import BaseCache, InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
@@ -21,7 +23,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 
-from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SqliteCache
+from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SemanticCache, SqliteCache
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source, is_cache_hit
 from langchain_tokenopt.testing import Failure, ScriptedModel
@@ -82,7 +84,7 @@ async def auntil(condition: Callable[[], bool]) -> None:
 
 def waiting(model: CachedChatModel, text: str = "2 + 2?") -> int:
     request = model._request([HumanMessage(text)], None, {})
-    return model._flights().waiting(request.key)
+    return model._leads._flights().waiting(request.key)
 
 
 # --- what is served ---------------------------------------------------------------------------
@@ -513,6 +515,23 @@ def test_two_wrappers_of_one_cache_share_their_flights() -> None:
             each.result(30)
 
     assert upstream.calls == 1
+
+
+def test_tenants_of_one_semantic_cache_share_no_call_in_flight() -> None:
+    gate, tenant = Gate(), ContextVar("tenant", default="")
+    cache = SemanticCache(DeterministicFakeEmbedding(size=4), tenant=tenant.get)
+    model = CachedChatModel(ScriptedModel([gate.answer, "six"]), cache=cache)
+
+    def ask(name: str) -> str:
+        tenant.set(name)
+        return model.invoke("2 + 2?").text
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, "ann")
+        assert gate.entered.wait(30)
+        assert pool.submit(ask, "bob").result(30) == "six"
+        gate.opened.set()
+        assert first.result(30) == "four"
 
 
 def test_threads_and_tasks_share_one_call() -> None:
