@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -14,6 +14,11 @@ from langchain_tokenopt.caches.memory import MemoryStore
 from langchain_tokenopt.caches.sqlite import SqliteStore
 from langchain_tokenopt.caches.store import Store
 from langchain_tokenopt.caches.tiered import CacheTier, Found, TieredStore
+
+if TYPE_CHECKING:
+    from langchain_tokenopt.caches.sync import Invalidations
+
+_TOLD_TTL_S, _UNTOLD_TTL_S = 60.0, 5.0
 
 
 class MemoryCache(ExactCache):
@@ -62,7 +67,8 @@ class SqliteCache(ExactCache):
 class TieredCache(ExactCache):
     """Exact answers in a row of stores: memory, then a file or Redis, in any number.
 
-    `TieredCache.default("cache.sqlite")` is memory before a file. A hit carries the name of the
+    `TieredCache.default("cache.sqlite")` is memory before a file, `default("redis://...")` memory
+    before a Redis with copies that follow what other hosts change. A hit carries the name of the
     tier that had it. A tier that fails is skipped, and tried again with growing pauses; see
     `TieredStore`.
 
@@ -74,6 +80,8 @@ class TieredCache(ExactCache):
     """
 
     store: TieredStore
+    listener: "Invalidations | None" = None
+    """What hears of changes by other hosts, where Redis is the last tier of `default`."""
 
     def __init__(
         self,
@@ -96,17 +104,48 @@ class TieredCache(ExactCache):
 
     @classmethod
     def default(
-        cls, path: str | Path, *, memory_ttl_s: float | None = None, **options: Any
+        cls,
+        where: str | Path,
+        *,
+        memory_ttl_s: float | None = None,
+        namespace: str = "tokenopt",
+        **options: Any,
     ) -> "TieredCache":
-        """Return a memory tier of 10,000 entries before an SQLite file.
+        """Return a memory tier of 10,000 entries before an SQLite file, or before a Redis.
+
+        With Redis, a copy in memory is dropped as soon as anyone changes, deletes or invalidates
+        the entry; see `Invalidations`. Should word of that not get through, the copy ends after
+        `memory_ttl_s`. On a cluster nobody is told, and copies live for five seconds.
 
         Args:
-            path: The file; processes share it.
+            where: The path of a file, which processes share, or the URL of a Redis, which hosts
+                share; see `RedisClients` for Sentinels and clusters.
             memory_ttl_s: How long a copy in memory may be served that another process has changed
-                or deleted meanwhile, in seconds; `None` for as long as it is kept.
+                or deleted meanwhile, in seconds; `None` for as long as it is kept before a file,
+                and for a minute before a Redis.
+            namespace: Begins every key in Redis.
             options: Those of the class.
         """
-        return cls([CacheTier(MemoryStore(), ttl_s=memory_ttl_s), SqliteStore(path)], **options)
+        if isinstance(where, Path) or "://" not in where:
+            memory = CacheTier(MemoryStore(), ttl_s=memory_ttl_s)
+            return cls([memory, SqliteStore(where)], **options)
+        from langchain_tokenopt.caches.redis import RedisStore  # noqa: PLC0415 - redis is heavy
+        from langchain_tokenopt.caches.sync import follow  # noqa: PLC0415
+
+        shared = RedisStore(where, namespace=namespace)
+        if memory_ttl_s is None:
+            memory_ttl_s = _UNTOLD_TTL_S if shared.clustered else _TOLD_TTL_S
+        cache = cls([CacheTier(MemoryStore(), ttl_s=memory_ttl_s), shared], **options)
+        if not shared.clustered:
+            cache.listener = follow(where, cache.store, namespace=namespace)
+        return cache
+
+    @override
+    def close(self) -> None:
+        """Release what the stores hold open, and stop following changes for good."""
+        if self.listener is not None:
+            self.listener.close()
+        super().close()
 
     def tiers(self) -> list[TierStats]:
         """Return what each tier did."""

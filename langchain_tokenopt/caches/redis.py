@@ -84,6 +84,11 @@ class RedisStore:
         self._clock = clock
         self._counted: tuple[StoreSize, float] | None = None
 
+    @property
+    def clustered(self) -> bool:
+        """Whether it is a cluster, of which each node tells of its own keys only."""
+        return self._clients.clustered
+
     def get(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the entries that are there.
 

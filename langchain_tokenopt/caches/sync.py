@@ -1,13 +1,15 @@
 """Hear from Redis which entries other processes changed."""
 
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_tokenopt.caches.redis import entry_prefix
 from langchain_tokenopt.caches.redis_client import RedisClients, SyncClient
@@ -36,6 +38,32 @@ class InvalidationStats:
     """Calls of `on_change` that raised."""
 
 
+class HasCopies(Protocol):
+    """What keeps copies of entries, such as a `TieredStore`."""
+
+    def drop_copies(self, keys: Iterable[bytes] | None) -> None:
+        """Forget copies, `None` for all of them."""
+        ...
+
+
+def follow(url: str, copies: HasCopies, *, namespace: str = "tokenopt") -> "Invalidations":
+    """Have `copies` dropped whenever anyone changes their entries, as long as they are used.
+
+    Raises:
+        ConfigurationError: See `Invalidations`.
+    """
+    used = weakref.ref(copies)
+
+    def drop(keys: set[bytes] | None) -> None:
+        found = used()
+        if found is not None:
+            found.drop_copies(keys)
+
+    listener = Invalidations(url, drop, namespace=namespace)
+    weakref.finalize(copies, listener.stop)
+    return listener.start()
+
+
 class Invalidations:
     """Calls `on_change` with the keys that anyone changed or deleted, or that expired.
 
@@ -44,7 +72,8 @@ class Invalidations:
     server that does not answer within `heartbeat_s` and a timeout counts as lost; it is tried again
     for ever.
 
-    The listener is a thread: `start` it, or use it in a `with` block. A forked child has none.
+    The listener is a thread: `start` it, or use it in a `with` block. A forked child starts its
+    own.
 
     >>> from langchain_tokenopt.caches import MemoryStore, TieredStore
     >>> from langchain_tokenopt.caches.redis import RedisStore
@@ -89,12 +118,13 @@ class Invalidations:
 
     def start(self) -> "Invalidations":
         """Begin to listen; a listener that was closed begins again."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._closed.clear()
             self._thread = threading.Thread(
                 target=self._run, name="tokenopt-invalidations", daemon=True
             )
             self._thread.start()
+            _started.add(self)
         return self
 
     def wait(self, timeout_s: float) -> bool:
@@ -111,9 +141,15 @@ class Invalidations:
             failed_reports=self._tally.of("failed_reports"),
         )
 
+    def stop(self) -> None:
+        """Ask the thread to end, and wait for nothing."""
+        self._closed.set()
+        _started.discard(self)
+
     def close(self) -> None:
         """Stop listening; returns when the thread has ended, unless called from it."""
         self._closed.set()
+        _started.discard(self)
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -216,6 +252,18 @@ class Invalidations:
         except Exception:  # noqa: BLE001 - whatever it raises, the next change must be heard
             self._tally.add("failed_reports")
             _LOG.exception("what hears of changed entries failed; it is told of the next ones")
+
+
+_started: "weakref.WeakSet[Invalidations]" = weakref.WeakSet()
+
+
+def _start_again() -> None:
+    for listener in list(_started):
+        listener.start()  # its thread stayed behind in the parent
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_start_again)
 
 
 def _key(name: str) -> bytes | None:
