@@ -27,7 +27,7 @@ _EDGES = [0, *((1 << n // 2) + (n % 2 << n // 2 - 1) for n in range(2, _AGES + 2
 _WIDTHS = [end - start for start, end in pairwise(_EDGES)]
 _PRIOR = 10.0  # observations that the prior is worth, in each class and range of ages
 _DECAY = 0.97  # of what was observed, at each fitting
-_FIRST_FIT, _LONGEST_FIT = 64, 4_096  # requests between fittings
+_FIRST_FIT, _LONGEST_FIT = 64, 1_024  # requests between fittings
 _SAMPLE = 16  # entries compared for each one that goes
 _SHORTEST_HISTORY, _HISTORY_OF_KEPT, _MOST_TRACKED = 2_048, 3, 8_192
 
