@@ -2,7 +2,8 @@
 
 Every request of the development streams is asked of an index of all requests before it, as in
 shadow mode; the label is whether the nearest kept answer is the right one. Paraphrase pairs, kept
-alone, add questions that have no other neighbours.
+alone, add questions that have no other neighbours. `--unseen 20` shows what a prior is worth on a
+stream that it was not fitted on. Run it with PYTHONPATH=benchmarks.
 """
 
 import argparse
@@ -10,16 +11,21 @@ import gzip
 import json
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import table
+from semantic_streams import Remembered, interval, play
 
+from langchain_tokenopt.caches import SemanticCache
 from langchain_tokenopt.caches.decision import FEATURES, Neighbour, features, fit
 from langchain_tokenopt.caches.likeness import WordWeights, veto
 from langchain_tokenopt.embeddings import StaticEmbeddings
 
 NEAR = 8
+STREAMS = ("banking77", "clinc150")
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
@@ -69,17 +75,12 @@ def pairs(rows: list[dict[str, Any]], embed: StaticEmbeddings) -> tuple[list[Any
     return x, right
 
 
-def main() -> None:
-    """Fit and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("TOKENOPT_DATA", "../shared/data")
-    parser.add_argument("--data", type=Path, default=Path(default))
-    folder = parser.parse_args().data / "cache"
+def fitted(folder: Path, streams: Sequence[str], embed: StaticEmbeddings) -> list[float]:
+    """Return the coefficients fitted on streams, and on the pairs."""
     random.seed(0)
-    embed = StaticEmbeddings()
     x, right, weight = [], [], []
-    for name in ("banking77_stream_dev", "clinc150_stream_dev"):
-        rows = rows_of(folder / f"{name}.jsonl.gz")
+    for name in streams:
+        rows = rows_of(folder / f"{name}_stream_dev.jsonl.gz")
         vectors = embed.vectors([row["prompt"] for row in rows])
         for most, each in ((NEAR, 1.0), (1, 0.2)):
             more, labels = shadow(rows, vectors, most=most)
@@ -94,9 +95,52 @@ def main() -> None:
     found, _ = fit(
         np.array(x), np.array(right, dtype=float), np.array(weight), start=zero, prior=zero
     )
+    return [float(value) for value in found]
+
+
+def unseen(folder: Path, *, orders: int, embed: StaticEmbeddings) -> None:
+    """Play each stream, and its beginnings, from coefficients fitted on the other one."""
+    shown = []
+    for played, other in (STREAMS, STREAMS[::-1]):
+        start = fitted(folder, [other], embed)
+        rows = rows_of(folder / f"{played}_stream_dev.jsonl.gz")
+        known = Remembered([row["prompt"] for row in rows])
+        for length in (1_000, 3_000, len(rows)):
+            found = []
+            for seed in range(orders):
+                order = list(rows)
+                random.Random(seed).shuffle(order)
+                cache = SemanticCache(known, max_error_rate=0.01, seed=seed, policy=None)
+                cache._model.start_from(start)
+                found.append(play(order[:length], cache))
+            hits, wrong = [h for h, _ in found], [w for _, w in found]
+            shown.append(
+                [played, other, f"{length:,}", interval(hits), interval(wrong), f"{max(wrong):.2%}"]
+            )
+    table(
+        f"Streams that the prior has not seen, {orders} orders",
+        ["stream", "prior from", "requests", "hits of all", "wrong of all", "worst order"],
+        shown,
+    )
+
+
+def main() -> None:
+    """Fit and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = os.environ.get("TOKENOPT_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument(
+        "--unseen", type=int, metavar="ORDERS", help="play each stream with the other one's prior"
+    )
+    chosen = parser.parse_args()
+    folder, embed = chosen.data / "cache", StaticEmbeddings()
+    if chosen.unseen:
+        unseen(folder, orders=chosen.unseen, embed=embed)
+        return
+    found = fitted(folder, STREAMS, embed)
     for name, value in zip(FEATURES, found, strict=True):
         print(f"{name:<18} {value:6.2f}")
-    print(tuple(round(float(value), 2) for value in found))
+    print(tuple(round(value, 2) for value in found))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ Vector = NDArray[np.float64]
 
 FEATURES = (
     "one", "similarity", "margin", "share", "agreement", "words", "rare words", "rarest", "length",
-    "alone", "alone, similarity",
+    "alone", "alone, similarity", "kept", "kept, agreement",
 )  # fmt: skip
 # Fitted by benchmarks/fit/semantic_prior.py on development streams.
-PRIOR = (0.32, 0.42, 0.82, 0.29, 2.83, 1.19, 1.67, 1.51, 0.39, -0.15, 1.37)
+PRIOR = (0.31, 0.43, 0.82, 0.28, 2.74, 1.18, 1.68, 1.54, 0.39, -0.17, 1.33, 0.03, 0.32)
 _PRIOR_PRECISION = 0.5
 _MOST_SEEN = 4_000
 _WINDOW = 1_000
@@ -62,19 +62,24 @@ def features(asked: str, near: Sequence[Neighbour], chosen: int, words: WordWeig
     weight = words.weight
     rare = sum(map(weight, common)) / (sum(map(weight, either)) + 1e-6)
     rarest = max(map(weight, either - common), default=0.0) / words.highest
+    # Among few, neighbours agree because what would disagree was not asked yet.
+    kept = math.log10(words.questions + 1) - 3
+    agreement = sum(own) / len(near) - 0.5
     return np.array(
         [
             1.0,
             5 * (candidate.similarity - 0.8),
             10 * (candidate.similarity - best_other),
             4 * (share - 0.7),
-            sum(own) / len(near) - 0.5,
+            agreement,
             len(common) / max(len(either), 1) - 0.3,
             rare - 0.3,
             rarest - 0.7,
             math.log(len(a) + 1) - 2.2,
             alone,
             alone * 5 * (candidate.similarity - 0.8),
+            kept,
+            kept * agreement,
         ]
     )
 

@@ -172,6 +172,11 @@ class WordWeights:
         return math.log((self._questions + 1) / (self._seen.get(word, 0) + 1))
 
     @property
+    def questions(self) -> int:
+        """How many questions were counted."""
+        return self._questions
+
+    @property
     def highest(self) -> float:
         """The weight of a word never seen, at least 1."""
         return max(math.log(self._questions + 2), 1.0)
