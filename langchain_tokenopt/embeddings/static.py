@@ -1,14 +1,13 @@
-"""Embeddings that work on any machine, without a network: the extra `local`."""
+"""The quickest embeddings without a network, means of word vectors: the extra `local`."""
 
 import threading
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 from typing_extensions import override
 
+from langchain_tokenopt.embeddings.parts import package_folder, readable
 from langchain_tokenopt.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -64,9 +63,7 @@ class StaticEmbeddings(Embeddings):
         import numpy as np  # noqa: PLC0415 - the package imports without it
 
         tokenizer, weights = self._load()
-        clean = [
-            text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
-        ]
+        clean = readable(texts)
         rows = np.zeros((len(clean), self.dimensions), dtype=np.float32)
         for row, encoded in zip(
             rows, tokenizer.encode_batch(clean, add_special_tokens=False), strict=True
@@ -86,14 +83,11 @@ class StaticEmbeddings(Embeddings):
 
 
 def _read_package() -> "tuple[Any, NDArray[np.float32]]":
-    package = find_spec("wordllama")
-    if package is None or package.origin is None:
-        raise MissingExtraError(package="wordllama", extra="local")
+    folder = package_folder("wordllama", extra="local")
     try:
         from safetensors.numpy import load_file  # noqa: PLC0415 - heavy, and of the extra
         from tokenizers import Tokenizer  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(package=error.name or "tokenizers", extra="local") from error
-    folder = Path(package.origin).parent
     (weights,) = load_file(folder / _WEIGHTS).values()
     return Tokenizer.from_file(str(folder / _TOKENIZER)), weights.astype("float32")
