@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, Generation
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 _MAGIC = b"TOC1"  # raise the digit when the schema changes
 _CHECK_BYTES = 16
@@ -78,12 +78,14 @@ class Codec:
         ):
             raise UnreadableError("not an entry of this version, or altered")
         try:
-            entries = json.loads(checked[_TIME.size :])
+            entries = json.loads(checked[_TIME.size :].decode())  # never guess an encoding
             if not isinstance(entries, list) or not entries:
                 raise UnreadableError("an entry holds at least one answer")
             return [_answer(entry) for entry in entries]
-        except (ValueError, TypeError, KeyError, RecursionError, ValidationError) as error:
-            raise UnreadableError(str(error)) from error
+        except UnreadableError:
+            raise
+        except Exception as error:  # LangChain's validators raise what they run into
+            raise UnreadableError(repr(error)) from error
 
     @staticmethod
     def written_at(data: bytes) -> float:
