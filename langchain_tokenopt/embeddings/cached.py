@@ -77,7 +77,8 @@ class CachedEmbeddings(Embeddings):
         ttl_s: How long a vector is kept, in seconds; `None` for ever.
         max_batch: The most texts to embed in one call of `embeddings`; what was embedded before
             a call failed stays kept.
-        patience_s: How long to wait for an equal text that another caller embeds.
+        patience_s: How long to wait for an equal text that another caller embeds; a blocking
+            call waits at most two seconds for one that is awaited.
 
     >>> from langchain_tokenopt.caches import MemoryStore
     >>> from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -237,6 +238,7 @@ class _Work:
         self._texts = dict(zip(keys, texts, strict=True))
         self._times = Counter(keys)
         self._entries: dict[bytes, bytes] = {}
+        self._altered: set[bytes] = set()
         self.counts: Counter[str] = Counter()
 
     @property
@@ -250,7 +252,8 @@ class _Work:
                 self._entries[key] = entry
                 self.counts["hits"] += self._times[key]
             else:
-                self.counts["altered"] += 1
+                self._altered.add(key)
+        self.counts["altered"] = len(self._altered)
 
     def take_fresh(
         self, batch: Mapping[bytes, str], vectors: Sequence[Sequence[float]]
@@ -272,7 +275,8 @@ class _Work:
         for key in others:
             del self._entries[key]
             self.counts["hits"] -= self._times[key]
-            self.counts["altered"] += 1
+        self._altered.update(others)
+        self.counts["altered"] = len(self._altered)
 
     def take_shared(self, got: Mapping[bytes, bytes]) -> None:
         self._entries.update(got)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 _LATELY = 10_000
+# A task may need a thread to go on, and threads that wait for it may be all that there are.
+_MOST_FOR_A_TASK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,13 @@ class Claimed:
 
     def wait(self, *, most_s: float) -> dict[bytes, bytes]:
         """Block for what others embed; what is missing they gave up, or did not have in time."""
-        deadline = time.monotonic() + most_s
+        started = time.monotonic()
         got: dict[bytes, bytes] = {}
         for key, claim in self._theirs.items():
+            limit_s = most_s if claim.owner.task is None else min(most_s, _MOST_FOR_A_TASK_S)
+            left_s = max(0.0, started + limit_s - time.monotonic())
             try:
-                entry = claim.entry.result(timeout=max(0.0, deadline - time.monotonic()))
+                entry = claim.entry.result(timeout=left_s)
             except TimeoutError:
                 entry = None
                 self._claims._overtake(key, claim)
