@@ -59,11 +59,11 @@ def times(*, rounds: int, folder: Path) -> None:
         return unkept.embed_documents(many)
 
     listed["StaticEmbeddings, none kept yet"] = miss
-    took = alternate(one, rounds=rounds, times=5)
+    took = alternate(one, rounds=rounds, times=20)
     took_list = alternate(listed, rounds=rounds, times=1)
     base, base_list = took["MiniLmEmbeddings"], took_list["MiniLmEmbeddings"]
     table(
-        f"Time to embed, and how many times that MiniLmEmbeddings takes (one thread; a list of {LIST})",
+        f"Time to embed, and how many times that MiniLM takes (one thread; a list of {LIST})",
         ["embeddings", "one text", "MiniLm / it", "a text of the list", "MiniLm / it"],
         [
             [
