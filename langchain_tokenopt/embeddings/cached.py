@@ -16,6 +16,7 @@ from langchain_tokenopt.embeddings.entry import Kind, decode, encode, intact, ke
 from langchain_tokenopt.errors import ConfigurationError
 
 _LOG = logging.getLogger(__name__)
+_MOST_TO_READ = 1_000  # a store on the network answers that many within its time limit
 
 
 class VectorKeeper(Protocol):
@@ -67,7 +68,8 @@ class CachedEmbeddings(Embeddings):
     many threads and tasks ask for it at the same time. Vectors have the precision of 32-bit
     floats, whether they were kept or not. Texts of `embed_query` and `embed_documents` are kept
     apart, as many models embed them differently. If the store fails, the texts are embedded: the
-    failure is counted, and logged once.
+    failure is counted, and logged once; within a `TieredStore` it is then left alone for a while.
+    A checksum shows damage, but no forgery: who can write to the store can write vectors.
 
     Args:
         embeddings: Any.
@@ -190,18 +192,22 @@ class CachedEmbeddings(Embeddings):
         return self._done(work)
 
     def _read(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
         try:
-            return self._store.get(keys) if keys else {}
+            for part in _parts(keys):
+                found.update(self._store.get(part))
         except Exception as error:  # noqa: BLE001 - a store that fails must not fail the call
             self._failed(error)
-            return {}
+        return found
 
     async def _aread(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
         try:
-            return await self._store.aget(keys) if keys else {}
+            for part in _parts(keys):
+                found.update(await self._store.aget(part))
         except Exception as error:  # noqa: BLE001 - a store that fails must not fail the call
             self._failed(error)
-            return {}
+        return found
 
     def _write(self, entries: Mapping[bytes, bytes]) -> None:
         try:
@@ -292,6 +298,10 @@ class _Work:
 
     def vectors(self) -> list[list[float]]:
         return [decode(self._entries[key]) for key in self._keys]
+
+
+def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (keys[start : start + _MOST_TO_READ] for start in range(0, len(keys), _MOST_TO_READ))
 
 
 def _finite(entries: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
