@@ -1,4 +1,4 @@
-"""The questions that a semantic cache has kept, with their answers."""
+"""The questions that a semantic cache has kept, with their answers: in memory and in a file."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from langchain_core.outputs import Generation
@@ -19,6 +20,8 @@ from langchain_tokenopt.caches.semantic_file import Row, SemanticFile
 from langchain_tokenopt.caches.template import Template
 
 _LOG = logging.getLogger(__name__)
+SOURCE = "semantic"
+"""The name that hits carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +45,88 @@ class Decision:
     question: Question
     vector: Sequence[float]
     near: list[KeptQuestion]
+    similarities: Sequence[float]
+    """Cosines of what is near."""
     chosen: KeptQuestion | None = None
     similarity: float = 0.0
     x: Vector | None = None
     risk: float = 1.0
     takes: bool = False
     audited: bool = False
+
+
+class Questions(Protocol):
+    """Keeps the questions of a semantic cache; apart from `learned`, no method raises."""
+
+    @property
+    def words(self) -> WordWeights:
+        """How rare the words of the kept questions are."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How often what keeps them failed; the calls went on without it."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no method waits for a disk or a network, so that an event loop may call it."""
+        ...
+
+    def near(
+        self, question: Question, vector: Sequence[float], *, most: int
+    ) -> tuple[list[KeptQuestion], list[float]]:
+        """Return the nearest kept questions of the same partition, and their cosines."""
+        ...
+
+    def add(
+        self,
+        question: Question,
+        vector: Sequence[float],
+        *,
+        answer: Generation,
+        group: int | None,
+        ttl_s: float | None,
+        tags: frozenset[str],
+    ) -> None:
+        """Keep a question; without a group its answer is one that was not there before."""
+        ...
+
+    def used(self, entry: KeptQuestion) -> None:
+        """Note that an entry was served; this never waits."""
+        ...
+
+    def forget(self, id_: int) -> bool:
+        """Forget an entry; return whether it was there."""
+        ...
+
+    def invalidate(self, tags: Collection[str]) -> int:
+        """Forget the entries with one of the tags; return how many they were."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything but what was learned."""
+        ...
+
+    def learned(self) -> list[float] | None:
+        """Return the coefficients that were saved last, `None` if there are none.
+
+        Raises:
+            StoreError: They cannot be read now.
+        """
+        ...
+
+    def save(self, coefficients: Sequence[float]) -> None:
+        """Keep what the risk model has learned."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held open; the next call opens it again."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many are kept, as far as that is known here."""
+        ...
 
 
 class KeptQuestions:
@@ -61,8 +140,8 @@ class KeptQuestions:
         self,
         *,
         max_entries: int,
-        source: str,
-        file: SemanticFile | None,
+        source: str = SOURCE,
+        file: SemanticFile | None = None,
         clock: Callable[[], float],
     ) -> None:
         self.words = WordWeights()
@@ -81,6 +160,11 @@ class KeptQuestions:
         self._next_group = 0
         self._loaded = threading.Event()
         self._owed: set[int] = set()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether there is no file."""
+        return self._file is None
 
     def load(self) -> None:
         """Read the file, if there is one and it was not read yet."""
@@ -159,15 +243,25 @@ class KeptQuestions:
                 tags=tags,
             )
             self._next_id += 1
+            gone = self.take(entry, vector)
+        self._write(entry, vector, answer)
+        self._erase(gone)
+
+    def take(self, entry: KeptQuestion, vector: Sequence[float]) -> list[int]:
+        """Keep an entry that has its id already, in memory; return the ids that made room.
+
+        Raises:
+            ValueError: The vector has another length than those before it.
+        """
+        gone = []
+        with self._lock:
+            self._index.add(entry.question.partition, entry.id, vector)
             self._entries[entry.id] = entry
-            self._index.add(question.partition, entry.id, vector)
-            gone = []
             while len(self._entries) > self._max_entries:
                 gone.append(next(iter(self._entries)))
                 self._drop(gone[-1])
-        self.words.add(question.text)
-        self._write(entry, vector, answer)
-        self._erase(gone)
+        self.words.add(entry.question.text)
+        return gone
 
     def used(self, entry: KeptQuestion) -> None:
         """Note that an entry was served."""
@@ -185,10 +279,14 @@ class KeptQuestions:
 
     def invalidate(self, tags: Collection[str]) -> int:
         """Forget the entries with one of the tags; return how many they were."""
-        self.load()
         wanted = frozenset(tags)
+        return self.forget_where(lambda entry: bool(entry.tags & wanted))
+
+    def forget_where(self, unwanted: Callable[[KeptQuestion], bool]) -> int:
+        """Forget the entries that are unwanted; return how many they were."""
+        self.load()
         with self._lock:
-            gone = [entry.id for entry in self._entries.values() if entry.tags & wanted]
+            gone = [entry.id for entry in self._entries.values() if unwanted(entry)]
             for id_ in gone:
                 self._drop(id_)
         self._erase(gone)
@@ -202,6 +300,29 @@ class KeptQuestions:
             self._entries.clear()
             self._index.clear()
         self._erase(gone)
+
+    def learned(self) -> list[float] | None:
+        """Return the coefficients in the file.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        if self._file is None:
+            return None
+        try:
+            return self._file.coefficients()
+        except OSError as error:
+            self._failed(error)
+            raise
+
+    def save(self, coefficients: Sequence[float]) -> None:
+        """Write the coefficients to the file."""
+        if self._file is None:
+            return
+        try:
+            self._file.save(coefficients)
+        except OSError as error:
+            self._failed(error)
 
     def close(self) -> None:
         """Close the file."""
@@ -252,6 +373,9 @@ class KeptQuestions:
         self.failures += 1
         if self.failures == 1:
             _LOG.warning("the semantic cache's file failed, it goes on in memory: %s", error)
+
+    def __contains__(self, id_: int) -> bool:
+        return id_ in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -14,12 +14,15 @@ def check_options(options: Mapping[str, Any]) -> None:
         ("mode", lambda v: v in ("serve", "shadow", "off"), "serve, shadow or off"),
         ("audit_rate", lambda v: 0 < v < 1, "between 0 and 1"),
         ("ttl_s", lambda v: v is None or v > 0, "more than 0 seconds, or None"),
+        ("verifier_timeout_s", lambda v: v > 0, "more than 0 seconds"),
         ("max_entries", lambda v: v >= 1, "at least 1"),
     ]
     problems = [
         f"{name} must be {expected}, got {options[name]!r}"
         for name, good, expected in known
-        if not good(options[name])
+        if name in options and not good(options[name])
     ]
+    if options.get("path") is not None and options.get("questions") is not None:
+        problems.append("path and questions cannot both be given: each says where entries are kept")
     if problems:
         raise ConfigurationError("; ".join(problems))

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.embeddings import Embeddings
@@ -20,20 +21,24 @@ from langchain_tokenopt.caches.codec import Codec, UnencodableError, settled
 from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, Vector, features
 from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
-from langchain_tokenopt.caches.kept import Decision, KeptQuestions
+from langchain_tokenopt.caches.kept import SOURCE, Decision, KeptQuestions, Questions
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
 from langchain_tokenopt.caches.likeness import read, veto
 from langchain_tokenopt.caches.options import check_options
 from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
 from langchain_tokenopt.caches.semantic_file import SemanticFile
 from langchain_tokenopt.caches.semantic_stats import Rate, SemanticStats, rate_of
+from langchain_tokenopt.caches.semantic_verifier import AsyncVerifier, Verification
 from langchain_tokenopt.caches.store import Tally
 from langchain_tokenopt.messages import CACHE_MARK
 
 _LOG = logging.getLogger(__name__)
 _NEAR = 8
 _MOST_PENDING = 10_000
-_SOURCE = "semantic"
+# What was learned is saved when so much has come in since.
+_SAVED_EVERY = 50
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class SemanticCache(BaseCache):
@@ -58,10 +63,14 @@ class SemanticCache(BaseCache):
         policy: Says which questions to ask anew each time; `None` for no such rule.
         judge: Says whether two answers agree; by default, near enough the same words and numbers.
             With a model that words its answers freely, give one that compares meanings.
-        verifier: Asked before each hit; what is not confirmed is not served.
+        verifier: Asked before each hit; what it does not confirm is not served. It may be a
+            coroutine function.
+        verifier_timeout_s: How long it is waited for.
         seed: Fixes which hits are audited.
         path: An SQLite file that keeps entries and what was learned across restarts, for one
             process at a time; without one they live in memory.
+        questions: Keeps entries elsewhere: `RedisQuestions` where other hosts find them. It has a
+            `max_entries` of its own.
         clock: Unix time in seconds, for tests.
     """
 
@@ -79,9 +88,11 @@ class SemanticCache(BaseCache):
         tenant: Tenant = "",
         policy: Policy | None = cacheable,
         judge: Judge | None = None,
-        verifier: Verifier | None = None,
+        verifier: Verifier | AsyncVerifier | None = None,
+        verifier_timeout_s: float = 5.0,
         seed: int = 0,
         path: str | Path | None = None,
+        questions: Questions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_options(
@@ -92,6 +103,9 @@ class SemanticCache(BaseCache):
                 "audit_rate": audit_rate,
                 "ttl_s": ttl_s,
                 "max_entries": max_entries,
+                "verifier_timeout_s": verifier_timeout_s,
+                "path": path,
+                "questions": questions,
             }
         )
         self._embeddings = embeddings
@@ -102,14 +116,18 @@ class SemanticCache(BaseCache):
         self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
         self._policy = policy
         self._judge = judge or answers_agree
-        self._verifier = verifier
+        self._verification = None
+        if verifier is not None:
+            self._verification = Verification(verifier, timeout_s=verifier_timeout_s)
         self._random = random.Random(seed)  # noqa: S311 - sampling
         self._codec = Codec()
         self._model = RiskModel()
         self._budget = RiskBudget(max_error_rate)
-        self._file = None if path is None else SemanticFile(path)
-        self._kept = KeptQuestions(
-            max_entries=max_entries, source=_SOURCE, file=self._file, clock=clock
+        file = None if path is None else SemanticFile(path)
+        self._kept: Questions = (
+            KeptQuestions(max_entries=max_entries, file=file, clock=clock)
+            if questions is None
+            else questions
         )
         self._tally = Tally()
         self._lock = threading.Lock()
@@ -117,6 +135,7 @@ class SemanticCache(BaseCache):
         self._served_by: OrderedDict[str, tuple[Vector, float]] = OrderedDict()
         self._next_hit = 0
         self._loaded = threading.Event()
+        self._saved = 0
         self._warned = False
 
     def key(self, prompt: str, llm_string: str) -> CacheKey:
@@ -145,21 +164,23 @@ class SemanticCache(BaseCache):
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
             return None
-        return self._decide(self._key.digest(prompt, llm_string), question, vector)
+        decision = self._decide(question, vector)
+        confirmed = not decision.takes or self._verified(decision)
+        return self._conclude(self._key.digest(prompt, llm_string), decision, confirmed=confirmed)
 
     @override
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         question = self._question(prompt, llm_string)
         if question is None:
             return None
-        if self._file is not None:
-            await asyncio.to_thread(self._load)
         try:
             vector = await self._embeddings.aembed_query(question.text)
         except Exception as error:  # noqa: BLE001 - no cache may break the call
             self._failed(error)
             return None
-        return self._decide(self._key.digest(prompt, llm_string), question, vector)
+        decision = await self._off_loop(self._decide, question, vector)
+        confirmed = not decision.takes or await self._averified(decision)
+        return self._conclude(self._key.digest(prompt, llm_string), decision, confirmed=confirmed)
 
     @override
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
@@ -174,7 +195,7 @@ class SemanticCache(BaseCache):
             except Exception as error:  # noqa: BLE001 - no cache may break the call
                 self._failed(error)
                 return
-            decision = Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
+            decision = self._found(question, vector)
         self._learn_and_keep(decision, return_val)
 
     @override
@@ -190,11 +211,8 @@ class SemanticCache(BaseCache):
             except Exception as error:  # noqa: BLE001 - no cache may break the call
                 self._failed(error)
                 return
-            decision = Decision(question, vector, self._kept.near(question, vector, most=_NEAR)[0])
-        if self._file is None:
-            self._learn_and_keep(decision, return_val)
-        else:
-            await asyncio.to_thread(self._learn_and_keep, decision, return_val)
+            decision = await self._off_loop(self._found, question, vector)
+        await self._off_loop(self._learn_and_keep, decision, return_val)
 
     @override
     def clear(self, **kwargs: Any) -> None:
@@ -202,21 +220,35 @@ class SemanticCache(BaseCache):
             self._pending.clear()
         self._kept.clear()
 
+    @override
+    async def aclear(self, **kwargs: Any) -> None:
+        await self._off_loop(self.clear)
+
     def correct(self, message: AIMessage) -> bool:
         """Take back a served answer that was wrong; return whether its entry was still kept.
 
-        The entry is forgotten, and the risk model learns from it.
+        The entry is forgotten, wherever it is kept, and the risk model learns from it if it was
+        this cache that served it.
         """
         mark = message.response_metadata.get(CACHE_MARK) or {}
         with self._lock:
             served = self._served_by.pop(str(mark.get("hit")), None)
         if served is not None:
             self._model.learn(served[0], right=False, risk=served[1])
-        return self._kept.forget(mark.get("entry", -1))
+        entry = mark.get("entry")
+        return isinstance(entry, int) and self._kept.forget(entry)
+
+    async def acorrect(self, message: AIMessage) -> bool:
+        """Do what `correct` does without blocking the event loop."""
+        return await self._off_loop(self.correct, message)
 
     def invalidate(self, tags: Collection[str]) -> int:
         """Forget the entries that were kept with one of the tags; return how many they were."""
         return self._kept.invalidate(tags)
+
+    async def ainvalidate(self, tags: Collection[str]) -> int:
+        """Do what `invalidate` does without blocking the event loop."""
+        return await self._off_loop(self._kept.invalidate, tags)
 
     def stats(self) -> SemanticStats:
         """Return the counts so far, and how often hits were wrong."""
@@ -240,6 +272,7 @@ class SemanticCache(BaseCache):
                 high=wrong.high * share,
                 of=of("requests"),
             ),
+            unconfirmed=of("unconfirmed"),
         )
 
     def _question(self, prompt: str, llm_string: str, *, counts: bool = True) -> Question | None:
@@ -268,21 +301,35 @@ class SemanticCache(BaseCache):
             self._budget.give_back(pending.risk)
         return True
 
-    def _decide(
-        self, key: bytes, question: Question, vector: Sequence[float]
-    ) -> list[Generation] | None:
-        self._load()
+    async def _off_loop(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._kept.in_memory:
+            return function(*args, **kwargs)
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    def _found(self, question: Question, vector: Sequence[float]) -> Decision:
         entries, similarities = self._kept.near(question, vector, most=_NEAR)
-        decision = Decision(question, vector, entries)
-        self._choose(decision, similarities)
+        return Decision(question, vector, entries, similarities)
+
+    def _decide(self, question: Question, vector: Sequence[float]) -> Decision:
+        """Return what is near, and whether it may be served as far as the risk goes."""
+        self._load()
+        decision = self._found(question, vector)
+        self._choose(decision)
         if decision.chosen is None:
             self._budget.count()
         elif self._threshold is not None:
             decision.takes = decision.similarity >= self._threshold
         else:
             decision.takes = self._budget.take(decision.risk, self._model)
-        if decision.takes and not self._verified(decision):
+        return decision
+
+    def _conclude(
+        self, key: bytes, decision: Decision, *, confirmed: bool
+    ) -> list[Generation] | None:
+        """Return the answer that is served; without one, wait for the model's."""
+        if decision.takes and not confirmed:
             decision.takes = False
+            self._tally.add("unconfirmed")
             self._budget.give_back(decision.risk)
         if decision.takes and self._mode == "serve":
             if self._random.random() >= self._audit_rate:
@@ -296,8 +343,9 @@ class SemanticCache(BaseCache):
                 self._pending.popitem(last=False)
         return None
 
-    def _choose(self, decision: Decision, similarities: Sequence[float]) -> None:
+    def _choose(self, decision: Decision) -> None:
         """Choose the nearest entry that no rule keeps apart."""
+        similarities = decision.similarities
         near = [
             Neighbour(entry.question.text, entry.group, similarity)
             for entry, similarity in zip(decision.near, similarities, strict=True)
@@ -313,11 +361,19 @@ class SemanticCache(BaseCache):
             return
 
     def _verified(self, decision: Decision) -> bool:
-        if self._verifier is None or decision.chosen is None:
+        if self._verification is None or decision.chosen is None:
             return True
-        kept = decision.chosen
         try:
-            return bool(self._verifier(decision.question.text, kept.question.text, kept.answer))
+            return self._verification.confirms(decision.question.text, decision.chosen)
+        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
+            self._failed(error)
+            return False
+
+    async def _averified(self, decision: Decision) -> bool:
+        if self._verification is None or decision.chosen is None:
+            return True
+        try:
+            return await self._verification.aconfirms(decision.question.text, decision.chosen)
         except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
             self._failed(error)
             return False
@@ -337,7 +393,7 @@ class SemanticCache(BaseCache):
         answer = entry.template.fresh()
         if isinstance(answer, ChatGeneration):
             answer.message.response_metadata[CACHE_MARK] = {
-                "source": _SOURCE,
+                "source": SOURCE,
                 "entry": entry.id,
                 "hit": hit,
                 "question": entry.question.text,
@@ -371,6 +427,7 @@ class SemanticCache(BaseCache):
                 self._tally.add("wrong", int(not right))
                 self._tally.add("would_hit", int(not decision.audited))
         self._keep(decision, answer, group=next(iter(agree), None))
+        self._save(after=_SAVED_EVERY)
 
     def _keep(self, decision: Decision, answer: Generation, *, group: int | None) -> None:
         control = current_control()
@@ -385,28 +442,27 @@ class SemanticCache(BaseCache):
         )
 
     def _load(self) -> None:
-        """Read what earlier processes kept and learned."""
-        if self._file is None or self._loaded.is_set():
+        """Start from what was learned before, or elsewhere."""
+        if self._loaded.is_set() or self._kept.in_memory:
             return
-        self._kept.load()
+        with suppress(OSError):  # counted; the next look-up tries again
+            learned = self._kept.learned()
+            with self._lock:
+                if not self._loaded.is_set() and self._model.learned == 0:
+                    self._model.start_from(learned)
+                self._loaded.set()
+
+    def _save(self, *, after: int) -> None:
+        """Save what was learned, if it is that much since the last time."""
         with self._lock:
-            if self._loaded.is_set():
+            if self._kept.in_memory or self._model.learned - self._saved < after:
                 return
-            self._loaded.set()
-            try:
-                self._model.start_from(self._file.coefficients())
-            except OSError as error:
-                self._failed(error)
+            self._saved = self._model.learned
+        self._kept.save(self._model.coefficients)
 
     def close(self) -> None:
-        """Save what was learned and close the file; the cache may be used again."""
-        if self._file is None:
-            return
-        try:
-            if self._loaded.is_set():
-                self._file.save(self._model.coefficients)
-        except OSError as error:
-            self._failed(error)
+        """Save what was learned and close what is open; the cache may be used again."""
+        self._save(after=1)
         self._kept.close()
 
     def _failed(self, error: Exception) -> None:

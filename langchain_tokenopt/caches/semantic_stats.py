@@ -31,12 +31,14 @@ class SemanticStats:
     audits: int
     """Requests that could have been served, and were asked to see."""
     errors: int
-    """Embeddings or verifiers that failed; the calls went on without the cache."""
+    """Embeddings, verifiers or stores that failed; the calls went on without the cache."""
     entries: int
     wrong_of_hits: Rate
     """Measured by audits, in shadow mode by every would-be hit."""
     wrong_of_all: Rate
     """The same of all requests: what `max_error_rate` bounds."""
+    unconfirmed: int = 0
+    """Answers that the verifier kept from being served; it refused, failed, or took too long."""
 
 
 def rate_of(wrong: int, checked: int) -> Rate:
