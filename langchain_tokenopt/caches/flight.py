@@ -81,7 +81,8 @@ class SingleFlight(Generic[T]):
     its own account: with a model that fails for good every caller gets its own error, one after
     the other. Nobody waits for a call that cannot go on: one led from the same thread or task is
     not waited for at all, a stream whose consumer has stopped reading is overtaken after
-    `stall_s`, a call without a sign of life after `lease_s`.
+    `stall_s`, as is a task whose event loop waits for threads, by those that wait in threads; a
+    call without a sign of life after `lease_s`.
 
     >>> flights = SingleFlight[str]()
     >>> with flights.take_turn("2 + 2?") as turn:
@@ -127,7 +128,7 @@ class SingleFlight(Generic[T]):
                 try:
                     return waiter.turn.result(timeout=self._stall_s)
                 except TimeoutError:
-                    overtaken = self._overtake(flight, waiter)
+                    overtaken = self._overtake(flight, waiter, blocking=True)
                     if overtaken is not None:
                         return overtaken
         except BaseException:
@@ -219,9 +220,12 @@ class SingleFlight(Generic[T]):
                 return True
         return False
 
-    def _overtake(self, flight: "_Flight[T]", waiter: "_Waiter[T]") -> Turn[T] | None:
+    def _overtake(
+        self, flight: "_Flight[T]", waiter: "_Waiter[T]", *, blocking: bool = False
+    ) -> Turn[T] | None:
         with self._lock:
-            limit_s = self._stall_s if flight.paused else self._lease_s
+            starved = blocking and flight.leader is not None and flight.leader.wants_threads()
+            limit_s = self._stall_s if flight.paused or starved else self._lease_s
             if waiter.turn.done() or self._clock() - flight.touched < limit_s:
                 return None
             flight.waiters.remove(waiter)
@@ -252,6 +256,12 @@ class _Caller:
         except RuntimeError:
             return cls(threading.get_ident(), None, None)
         return cls(threading.get_ident(), asyncio.current_task(loop), loop)
+
+    def wants_threads(self) -> bool:
+        """Return whether work waits for a thread of this caller's loop: we may be keeping it."""
+        pool = getattr(self.loop, "_default_executor", None)
+        queue = getattr(pool, "_work_queue", None)
+        return queue is not None and queue.qsize() > 0
 
     def blocked_by(self, other: "_Caller", *, blocking: bool) -> bool:
         """Return whether this caller cannot go on while `other` waits."""

@@ -24,6 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 
 from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SemanticCache, SqliteCache
+from langchain_tokenopt.caches.flight import SingleFlight
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source, is_cache_hit
 from langchain_tokenopt.testing import Failure, ScriptedModel
@@ -515,6 +516,28 @@ def test_two_wrappers_of_one_cache_share_their_flights() -> None:
             each.result(30)
 
     assert upstream.calls == 1
+
+
+async def test_threads_that_wait_for_a_task_do_not_keep_it_from_its_threads() -> None:
+    flights = SingleFlight[str](stall_s=0.05)
+    joined = threading.Event()
+
+    async def lead() -> str:
+        with await flights.atake_turn("key") as turn:
+            while not joined.is_set():
+                await asyncio.sleep(0.005)
+            turn.deliver(await asyncio.to_thread(lambda: "four"))
+            return "four"
+
+    def follow() -> str:
+        joined.set()
+        with flights.take_turn("key") as turn:
+            return turn.shared or "four"
+
+    first = asyncio.create_task(lead())
+    await asyncio.sleep(0)
+    others = (asyncio.to_thread(follow) for _ in range(100))  # more than the loop has threads
+    assert set(await asyncio.wait_for(asyncio.gather(first, *others), 30)) == {"four"}
 
 
 def test_tenants_of_one_semantic_cache_share_no_call_in_flight() -> None:
