@@ -1,15 +1,12 @@
 """Serve the answer to a like question, at most as often wrongly as the user allows."""
 
-import asyncio
+import itertools
 import logging
 import random
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.embeddings import Embeddings
@@ -19,26 +16,29 @@ from typing_extensions import override
 
 from langchain_tokenopt.caches.codec import Codec, UnencodableError, settled
 from langchain_tokenopt.caches.control import current_control
-from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, Vector, features
+from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, features
 from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
-from langchain_tokenopt.caches.kept import SOURCE, Decision, KeptQuestions, Questions
+from langchain_tokenopt.caches.kept import KeptQuestions
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
 from langchain_tokenopt.caches.likeness import read, veto
 from langchain_tokenopt.caches.options import check_options
 from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
 from langchain_tokenopt.caches.semantic_file import SemanticFile
-from langchain_tokenopt.caches.semantic_stats import Rate, SemanticStats, rate_of
+from langchain_tokenopt.caches.semantic_learned import Learned
+from langchain_tokenopt.caches.semantic_questions import (
+    SOURCE,
+    Decision,
+    Questions,
+    Recent,
+    off_loop,
+)
+from langchain_tokenopt.caches.semantic_stats import SemanticStats, stats_of
 from langchain_tokenopt.caches.semantic_verifier import AsyncVerifier, Verification
 from langchain_tokenopt.caches.store import Tally
 from langchain_tokenopt.messages import CACHE_MARK
 
 _LOG = logging.getLogger(__name__)
 _NEAR = 8
-_MOST_PENDING = 10_000
-# What was learned is saved when so much has come in since.
-_SAVED_EVERY = 50
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class SemanticCache(BaseCache):
@@ -116,9 +116,9 @@ class SemanticCache(BaseCache):
         self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
         self._policy = policy
         self._judge = judge or answers_agree
-        self._verification = None
-        if verifier is not None:
-            self._verification = Verification(verifier, timeout_s=verifier_timeout_s)
+        self._verification = Verification(
+            verifier, timeout_s=verifier_timeout_s, failed=self._failed
+        )
         self._random = random.Random(seed)  # noqa: S311 - sampling
         self._codec = Codec()
         self._model = RiskModel()
@@ -130,12 +130,10 @@ class SemanticCache(BaseCache):
             else questions
         )
         self._tally = Tally()
-        self._lock = threading.Lock()
-        self._pending: OrderedDict[bytes, Decision] = OrderedDict()
-        self._served_by: OrderedDict[str, tuple[Vector, float]] = OrderedDict()
-        self._next_hit = 0
-        self._loaded = threading.Event()
-        self._saved = 0
+        self._pending: Recent[bytes, Decision] = Recent()
+        self._served_by: Recent[str, Decision] = Recent()
+        self._hit_numbers = itertools.count()
+        self._learned = Learned(self._model, self._kept)
         self._warned = False
 
     def key(self, prompt: str, llm_string: str) -> CacheKey:
@@ -159,13 +157,11 @@ class SemanticCache(BaseCache):
         question = self._question(prompt, llm_string)
         if question is None:
             return None
-        try:
-            vector = self._embeddings.embed_query(question.text)
-        except Exception as error:  # noqa: BLE001 - no cache may break the call
-            self._failed(error)
+        vector = self._vector(question)
+        if vector is None:
             return None
         decision = self._decide(question, vector)
-        confirmed = not decision.takes or self._verified(decision)
+        confirmed = self._verification.confirms(decision)
         return self._conclude(self._key.digest(prompt, llm_string), decision, confirmed=confirmed)
 
     @override
@@ -173,56 +169,47 @@ class SemanticCache(BaseCache):
         question = self._question(prompt, llm_string)
         if question is None:
             return None
-        try:
-            vector = await self._embeddings.aembed_query(question.text)
-        except Exception as error:  # noqa: BLE001 - no cache may break the call
-            self._failed(error)
+        vector = await self._avector(question)
+        if vector is None:
             return None
-        decision = await self._off_loop(self._decide, question, vector)
-        confirmed = not decision.takes or await self._averified(decision)
+        decision = await off_loop(self._kept, self._decide, question, vector)
+        confirmed = await self._verification.aconfirms(decision)
         return self._conclude(self._key.digest(prompt, llm_string), decision, confirmed=confirmed)
 
     @override
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        with self._lock:
-            decision = self._pending.pop(self._key.digest(prompt, llm_string), None)
+        decision = self._pending.pop(self._key.digest(prompt, llm_string))
         if decision is None:
             question = self._question(prompt, llm_string, counts=False)
             if question is None:
                 return
-            try:
-                vector = self._embeddings.embed_query(question.text)
-            except Exception as error:  # noqa: BLE001 - no cache may break the call
-                self._failed(error)
+            vector = self._vector(question)
+            if vector is None:
                 return
             decision = self._found(question, vector)
         self._learn_and_keep(decision, return_val)
 
     @override
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        with self._lock:
-            decision = self._pending.pop(self._key.digest(prompt, llm_string), None)
+        decision = self._pending.pop(self._key.digest(prompt, llm_string))
         if decision is None:
             question = self._question(prompt, llm_string, counts=False)
             if question is None:
                 return
-            try:
-                vector = await self._embeddings.aembed_query(question.text)
-            except Exception as error:  # noqa: BLE001 - no cache may break the call
-                self._failed(error)
+            vector = await self._avector(question)
+            if vector is None:
                 return
-            decision = await self._off_loop(self._found, question, vector)
-        await self._off_loop(self._learn_and_keep, decision, return_val)
+            decision = await off_loop(self._kept, self._found, question, vector)
+        await off_loop(self._kept, self._learn_and_keep, decision, return_val)
 
     @override
     def clear(self, **kwargs: Any) -> None:
-        with self._lock:
-            self._pending.clear()
+        self._pending.clear()
         self._kept.clear()
 
     @override
     async def aclear(self, **kwargs: Any) -> None:
-        await self._off_loop(self.clear)
+        await off_loop(self._kept, self.clear)
 
     def correct(self, message: AIMessage) -> bool:
         """Take back a served answer that was wrong; return whether its entry was still kept.
@@ -231,16 +218,15 @@ class SemanticCache(BaseCache):
         this cache that served it.
         """
         mark = message.response_metadata.get(CACHE_MARK) or {}
-        with self._lock:
-            served = self._served_by.pop(str(mark.get("hit")), None)
-        if served is not None:
-            self._model.learn(served[0], right=False, risk=served[1])
+        served = self._served_by.pop(str(mark.get("hit")))
+        if served is not None and served.x is not None:
+            self._model.learn(served.x, right=False, risk=served.risk)
         entry = mark.get("entry")
         return isinstance(entry, int) and self._kept.forget(entry)
 
     async def acorrect(self, message: AIMessage) -> bool:
         """Do what `correct` does without blocking the event loop."""
-        return await self._off_loop(self.correct, message)
+        return await off_loop(self._kept, self.correct, message)
 
     def invalidate(self, tags: Collection[str]) -> int:
         """Forget the entries that were kept with one of the tags; return how many they were."""
@@ -248,31 +234,15 @@ class SemanticCache(BaseCache):
 
     async def ainvalidate(self, tags: Collection[str]) -> int:
         """Do what `invalidate` does without blocking the event loop."""
-        return await self._off_loop(self._kept.invalidate, tags)
+        return await off_loop(self._kept, self._kept.invalidate, tags)
 
     def stats(self) -> SemanticStats:
         """Return the counts so far, and how often hits were wrong."""
-        of = self._tally.of
-        hits = of("would_hit") if self._mode == "shadow" else of("hits")
-        wrong = rate_of(of("wrong"), of("checked"))
-        share = hits / max(of("requests"), 1)
-        return SemanticStats(
-            requests=of("requests"),
-            hits=of("hits"),
-            would_hit=of("would_hit"),
-            refused=of("refused"),
-            vetoed=of("vetoed"),
-            audits=of("audits"),
-            errors=of("errors") + self._kept.failures,
+        return stats_of(
+            self._tally,
+            shadow=self._mode == "shadow",
+            failures=self._kept.failures,
             entries=len(self._kept),
-            wrong_of_hits=wrong,
-            wrong_of_all=Rate(
-                share=wrong.share * share,
-                low=wrong.low * share,
-                high=wrong.high * share,
-                of=of("requests"),
-            ),
-            unconfirmed=of("unconfirmed"),
         )
 
     def _question(self, prompt: str, llm_string: str, *, counts: bool = True) -> Question | None:
@@ -291,20 +261,28 @@ class SemanticCache(BaseCache):
 
     def _recheck(self, prompt: str, llm_string: str) -> bool:
         """Forget that a request was looked for; return whether it may be looked for again."""
-        with self._lock:
-            pending = self._pending.get(self._key.digest(prompt, llm_string))
-            if pending is None or pending.audited:  # an audit wants the model's own answer
-                return False
+        pending = self._pending.get(self._key.digest(prompt, llm_string))
+        if pending is None or pending.audited:  # an audit wants the model's own answer
+            return False
         self._tally.add("requests", -1)
         self._budget.uncount()
         if pending.takes:
             self._budget.give_back(pending.risk)
         return True
 
-    async def _off_loop(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._kept.in_memory:
-            return function(*args, **kwargs)
-        return await asyncio.to_thread(function, *args, **kwargs)
+    def _vector(self, question: Question) -> Sequence[float] | None:
+        try:
+            return self._embeddings.embed_query(question.text)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
+
+    async def _avector(self, question: Question) -> Sequence[float] | None:
+        try:
+            return await self._embeddings.aembed_query(question.text)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
 
     def _found(self, question: Question, vector: Sequence[float]) -> Decision:
         entries, similarities = self._kept.near(question, vector, most=_NEAR)
@@ -312,7 +290,7 @@ class SemanticCache(BaseCache):
 
     def _decide(self, question: Question, vector: Sequence[float]) -> Decision:
         """Return what is near, and whether it may be served as far as the risk goes."""
-        self._load()
+        self._learned.load()
         decision = self._found(question, vector)
         self._choose(decision)
         if decision.chosen is None:
@@ -337,10 +315,7 @@ class SemanticCache(BaseCache):
             decision.audited = True
             self._tally.add("audits")
             self._budget.give_back(decision.risk)
-        with self._lock:
-            self._pending[key] = decision
-            if len(self._pending) > _MOST_PENDING:
-                self._pending.popitem(last=False)
+        self._pending.put(key, decision)
         return None
 
     def _choose(self, decision: Decision) -> None:
@@ -360,36 +335,13 @@ class SemanticCache(BaseCache):
             decision.risk = 1e-4 if same else self._model.risk(decision.x)
             return
 
-    def _verified(self, decision: Decision) -> bool:
-        if self._verification is None or decision.chosen is None:
-            return True
-        try:
-            return self._verification.confirms(decision.question.text, decision.chosen)
-        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
-            self._failed(error)
-            return False
-
-    async def _averified(self, decision: Decision) -> bool:
-        if self._verification is None or decision.chosen is None:
-            return True
-        try:
-            return await self._verification.aconfirms(decision.question.text, decision.chosen)
-        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
-            self._failed(error)
-            return False
-
     def _served(self, decision: Decision) -> list[Generation]:
         entry = decision.chosen
         assert entry is not None  # noqa: S101 - `takes` says so
         self._tally.add("hits")
         self._kept.used(entry)
-        with self._lock:
-            hit = str(self._next_hit)
-            self._next_hit += 1
-            if decision.x is not None:
-                self._served_by[hit] = (decision.x, decision.risk)
-                if len(self._served_by) > _MOST_PENDING:
-                    self._served_by.popitem(last=False)
+        hit = str(next(self._hit_numbers))
+        self._served_by.put(hit, decision)
         answer = entry.template.fresh()
         if isinstance(answer, ChatGeneration):
             answer.message.response_metadata[CACHE_MARK] = {
@@ -403,7 +355,8 @@ class SemanticCache(BaseCache):
         return [answer]
 
     def _learn_and_keep(self, decision: Decision, answers: RETURN_VAL_TYPE) -> None:
-        if len(answers) != 1 or current_control().no_store:
+        control = current_control()
+        if len(answers) != 1 or control.no_store:
             return
         try:
             (answer,) = self._codec.decode(self._codec.encode(settled(answers)))
@@ -426,43 +379,20 @@ class SemanticCache(BaseCache):
                 self._tally.add("checked")
                 self._tally.add("wrong", int(not right))
                 self._tally.add("would_hit", int(not decision.audited))
-        self._keep(decision, answer, group=next(iter(agree), None))
-        self._save(after=_SAVED_EVERY)
-
-    def _keep(self, decision: Decision, answer: Generation, *, group: int | None) -> None:
-        control = current_control()
         lives = [life for life in (self._ttl_s, control.ttl_s) if life is not None]
         self._kept.add(
             decision.question,
             decision.vector,
             answer=answer,
-            group=group,
+            group=next(iter(agree), None),
             ttl_s=min(lives) if lives else None,
             tags=control.tags,
         )
-
-    def _load(self) -> None:
-        """Start from what was learned before, or elsewhere."""
-        if self._loaded.is_set() or self._kept.in_memory:
-            return
-        with suppress(OSError):  # counted; the next look-up tries again
-            learned = self._kept.learned()
-            with self._lock:
-                if not self._loaded.is_set() and self._model.learned == 0:
-                    self._model.start_from(learned)
-                self._loaded.set()
-
-    def _save(self, *, after: int) -> None:
-        """Save what was learned, if it is that much since the last time."""
-        with self._lock:
-            if self._kept.in_memory or self._model.learned - self._saved < after:
-                return
-            self._saved = self._model.learned
-        self._kept.save(self._model.coefficients)
+        self._learned.save()
 
     def close(self) -> None:
         """Save what was learned and close what is open; the cache may be used again."""
-        self._save(after=1)
+        self._learned.save(after=1)
         self._kept.close()
 
     def _failed(self, error: Exception) -> None:

@@ -13,8 +13,8 @@ from langchain_core.outputs import Generation
 from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.codec import Codec, UnreadableError
-from langchain_tokenopt.caches.kept import SOURCE, KeptQuestion
 from langchain_tokenopt.caches.question import Question
+from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
 from langchain_tokenopt.caches.template import Template
 
 _ENTRY, _LEARNED = b"TOQ1", b"TOL1"  # raise the digit when what follows changes
@@ -81,8 +81,10 @@ class EntryCodec:
             partition, numbers, tags, text = parts
             vector = np.frombuffer(numbers, dtype="<f4").astype(np.float32)
             (answer,) = self._answers.decode(body[start:])
-            if not len(vector) or not np.isfinite(vector).all() or math.isnan(expires_at):
-                raise UnreadableError("a vector has finite numbers")
+            # Not what is infinite, and not what becomes so when it is multiplied.
+            length = float(np.linalg.norm(vector.astype(np.float64)))
+            if not 1e-9 < length < 1e9 or math.isnan(expires_at):
+                raise UnreadableError(f"a vector of length {length}")
             question = Question(
                 text=text.decode("utf-8", "surrogatepass"), partition=partition, temperature=None
             )

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.codec import UnreadableError
-from langchain_tokenopt.caches.kept import KeptQuestion, KeptQuestions
+from langchain_tokenopt.caches.kept import KeptQuestions
 from langchain_tokenopt.caches.likeness import WordWeights
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.redis_client import Command
 from langchain_tokenopt.caches.semantic_entry import EntryCodec, Stored
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import FOLLOW, SNAPSHOT
 from langchain_tokenopt.caches.store import StoreError
 
@@ -151,7 +152,7 @@ class LocalSearch:
         for kind, value, *_ in changes:
             if kind == b"added" and value in entries:
                 _take(self._local, entries[value])
-            elif kind == b"gone" and value.isdigit():
+            elif kind == b"gone" and value.isdigit() and len(value) < 20:
                 self._local.forget(int(value))
             elif kind == b"tag":
                 self._local.forget_where(_tagged(value))
@@ -162,7 +163,7 @@ class LocalSearch:
             target=self._read_all, args=(self._dimensions,), name="tokenopt-semantic", daemon=True
         )
         self._reader.start()
-        return self._has_read()
+        return self._has_read() and self._follow()
 
     def _has_read(self) -> bool:
         assert self._reader is not None  # noqa: S101 - the callers know
@@ -187,6 +188,8 @@ class LocalSearch:
             self._read_at = _NEVER
             self._reader_failed = error
         else:
+            # What was changed while it read is read by the look-up that finds it done.
+            self._read_at = _NEVER
             self._local, self._gen, self._seq = local, gen, seq
 
     def _fetch(self, gen: bytes, ids: Sequence[bytes], dimensions: int) -> dict[bytes, Stored]:

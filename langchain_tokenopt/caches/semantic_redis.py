@@ -12,7 +12,6 @@ import numpy as np
 from langchain_core.outputs import Generation
 
 from langchain_tokenopt.caches.codec import UnencodableError, UnreadableError
-from langchain_tokenopt.caches.kept import SOURCE, KeptQuestion
 from langchain_tokenopt.caches.likeness import WordWeights, read
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.redis_client import (
@@ -23,6 +22,7 @@ from langchain_tokenopt.caches.redis_client import (
 )
 from langchain_tokenopt.caches.semantic_entry import EntryCodec
 from langchain_tokenopt.caches.semantic_log import LocalSearch, digest_of
+from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import ADD, FORGET, INVALIDATE, RENEW
 from langchain_tokenopt.caches.semantic_vectors import ServerSearch, set_name
 from langchain_tokenopt.caches.store import StoreError

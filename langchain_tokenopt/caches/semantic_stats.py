@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from langchain_tokenopt.caches.store import Tally
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
@@ -51,3 +53,29 @@ def rate_of(wrong: int, checked: int) -> Rate:
     middle = (share + z * z / (2 * checked)) / scale
     half = z * math.sqrt(share * (1 - share) / checked + z * z / (4 * checked**2)) / scale
     return Rate(share=share, low=max(middle - half, 0.0), high=min(middle + half, 1.0), of=checked)
+
+
+def stats_of(tally: Tally, *, shadow: bool, failures: int, entries: int) -> SemanticStats:
+    """Return what was counted; `failures` are those of what keeps the entries."""
+    of = tally.of
+    hits = of("would_hit") if shadow else of("hits")
+    wrong = rate_of(of("wrong"), of("checked"))
+    share = hits / max(of("requests"), 1)
+    return SemanticStats(
+        requests=of("requests"),
+        hits=of("hits"),
+        would_hit=of("would_hit"),
+        refused=of("refused"),
+        vetoed=of("vetoed"),
+        audits=of("audits"),
+        errors=of("errors") + failures,
+        entries=entries,
+        wrong_of_hits=wrong,
+        wrong_of_all=Rate(
+            share=wrong.share * share,
+            low=wrong.low * share,
+            high=wrong.high * share,
+            of=of("requests"),
+        ),
+        unconfirmed=of("unconfirmed"),
+    )

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.codec import UnreadableError
-from langchain_tokenopt.caches.kept import KeptQuestion
 from langchain_tokenopt.caches.likeness import WordWeights, read
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_entry import EntryCodec, Stored
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import COUNT, SEARCH, WORDS
 
 Run = Callable[..., Any]
@@ -153,6 +153,6 @@ def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 def _number(value: bytes | None) -> int:
     try:
-        return max(int(value or 0), 0)
+        return min(max(int(value or 0), 0), 2**53)
     except ValueError:
         return 0

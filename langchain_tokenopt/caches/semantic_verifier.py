@@ -9,7 +9,7 @@ from contextvars import copy_context
 from typing import Any
 
 from langchain_tokenopt.caches.judge import Verifier
-from langchain_tokenopt.caches.kept import KeptQuestion
+from langchain_tokenopt.caches.semantic_questions import Decision, KeptQuestion
 
 AsyncVerifier = Callable[[str, str, str], Awaitable[bool]]
 """Does what a `Verifier` does without blocking the event loop."""
@@ -17,37 +17,53 @@ _MOST_AT_ONCE = 64
 
 
 class Verification:
-    """Asks the verifier; that it has not answered in time, or fails, is an exception.
+    """Asks the verifier, if there is one; what fails, or takes too long, confirms nothing.
 
     A plain function runs in a thread of its own, as nothing else can be waited for with a limit;
     threads of verifiers that never return are bounded in number.
     """
 
-    def __init__(self, verifier: Verifier | AsyncVerifier, *, timeout_s: float) -> None:
-        self._verifier: Callable[..., Any] = verifier
+    def __init__(
+        self,
+        verifier: Verifier | AsyncVerifier | None,
+        *,
+        timeout_s: float,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._verifier: Callable[..., Any] | None = verifier
         self._timeout_s = timeout_s
+        self._failed = failed
         called = getattr(verifier, "__call__", None)  # noqa: B004 - of an object that is called
-        self._is_async = inspect.iscoroutinefunction(verifier) or inspect.iscoroutinefunction(
-            called
-        )
+        self._is_async = any(map(inspect.iscoroutinefunction, (verifier, called)))
         self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
-    def confirms(self, asked: str, kept: KeptQuestion) -> bool:
-        """Return whether the kept answer may be served.
+    def confirms(self, decision: Decision) -> bool:
+        """Return whether nothing speaks against serving what was chosen."""
+        kept = decision.chosen
+        if self._verifier is None or kept is None or not decision.takes:
+            return True
+        try:
+            return self._in_thread(decision.question.text, kept).result(self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
+            self._failed(error)
+            return False
 
-        Raises:
-            TimeoutError: The verifier took too long, or too many still run.
-            Exception: What the verifier raises.
-        """
-        return self._in_thread(asked, kept).result(self._timeout_s)
-
-    async def aconfirms(self, asked: str, kept: KeptQuestion) -> bool:
+    async def aconfirms(self, decision: Decision) -> bool:
         """Do what `confirms` does without blocking the event loop."""
-        if self._is_async:
-            told = self._verifier(asked, kept.question.text, kept.answer)
+        kept = decision.chosen
+        if self._verifier is None or kept is None or not decision.takes:
+            return True
+        asked = decision.question.text
+        try:
+            told: Awaitable[bool]
+            if self._is_async:
+                told = self._verifier(asked, kept.question.text, kept.answer)
+            else:
+                told = asyncio.wrap_future(self._in_thread(asked, kept))
             return bool(await asyncio.wait_for(told, self._timeout_s))
-        future = asyncio.wrap_future(self._in_thread(asked, kept))
-        return await asyncio.wait_for(future, self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - what cannot be confirmed is not served
+            self._failed(error)
+            return False
 
     def _in_thread(self, asked: str, kept: KeptQuestion) -> "Future[bool]":
         if not self._free.acquire(blocking=False):
@@ -70,6 +86,7 @@ class Verification:
         return future
 
     def _ask(self, asked: str, kept: KeptQuestion) -> bool:
+        assert self._verifier is not None  # noqa: S101 - the callers know
         told = self._verifier(asked, kept.question.text, kept.answer)
         if inspect.isawaitable(told):  # a coroutine is true, whatever it would say
             return asyncio.run(self._ended(told))

@@ -20,6 +20,7 @@ from langchain_core.outputs import ChatGeneration
 
 from langchain_tokenopt.caches import SemanticCache, cache_control
 from langchain_tokenopt.caches.decision import PRIOR
+from langchain_tokenopt.caches.index import VectorIndex
 from langchain_tokenopt.caches.semantic_redis import RedisQuestions
 from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError
@@ -28,6 +29,8 @@ Server = Any
 EMBEDDINGS = StaticEmbeddings()
 ASKED = "How do I reset my password?"
 LIKE = "How can I reset my password please?"
+# Loads FAISS, which may take as long as a look-up waits for another that reads.
+VectorIndex().add(b"", 1, [1.0])
 SEARCHES = ("server", "local")
 
 
