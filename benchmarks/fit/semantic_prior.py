@@ -104,7 +104,7 @@ def unseen(folder: Path, *, orders: int, embed: StaticEmbeddings) -> None:
     for played, other in (STREAMS, STREAMS[::-1]):
         start = fitted(folder, [other], embed)
         rows = rows_of(folder / f"{played}_stream_dev.jsonl.gz")
-        known = Remembered([row["prompt"] for row in rows])
+        known = Remembered(embed, [row["prompt"] for row in rows])
         for length in (1_000, 3_000, len(rows)):
             found = []
             for seed in range(orders):

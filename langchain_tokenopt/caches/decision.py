@@ -27,9 +27,10 @@ Vector = NDArray[np.float64]
 FEATURES = (
     "one", "similarity", "margin", "share", "agreement", "words", "rare words", "rarest", "length",
     "alone", "alone, similarity", "kept", "kept, agreement",
+    "stems",
 )  # fmt: skip
 # Fitted by benchmarks/fit/semantic_prior.py on development streams.
-PRIOR = (0.31, 0.43, 0.82, 0.28, 2.74, 1.18, 1.68, 1.54, 0.39, -0.17, 1.33, 0.03, 0.32)
+PRIOR = (0.23, 0.33, 0.81, 0.29, 2.71, 1.39, 0.9, 1.64, 0.41, -0.14, 1.35, 0.04, 0.3, 0.91)
 _PRIOR_PRECISION = 0.5
 _MOST_SEEN = 4_000
 _WINDOW = 1_000
@@ -57,8 +58,10 @@ def features(asked: str, near: Sequence[Neighbour], chosen: int, words: WordWeig
     own = [n.group == candidate.group for n in near]
     alone = float(len(near) == sum(own))
     share = sum(s for s, mine in zip(strength, own, strict=True) if mine) / sum(strength)
-    a, b = read(asked).bag, read(candidate.text).bag
+    reading, other = read(asked), read(candidate.text)
+    a, b = reading.bag, other.bag
     common, either = a & b, a | b
+    stems = len(reading.stems & other.stems) / max(len(reading.stems | other.stems), 1)
     weight = words.weight
     rare = sum(map(weight, common)) / (sum(map(weight, either)) + 1e-6)
     rarest = max(map(weight, either - common), default=0.0) / words.highest
@@ -80,6 +83,7 @@ def features(asked: str, near: Sequence[Neighbour], chosen: int, words: WordWeig
             alone * 5 * (candidate.similarity - 0.8),
             kept,
             kept * agreement,
+            stems - 0.4,
         ]
     )
 

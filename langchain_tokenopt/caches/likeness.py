@@ -12,6 +12,7 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 _NUMBER = re.compile(r"\d+(?:[.,:/\-]\d+)*")
 _QUOTED = re.compile(r"[\"\u201c\u201d`]([^\"\u201c\u201d`]{2,})[\"\u201c\u201d`]")
 _NAME = re.compile(r"(?<=[a-z,;] )([A-Z][\w&]*(?:\([a-z]\))?)|\b([A-Z]{2,}s?)\b")
+_ASKS = re.compile(r"\b(why|when|who|whose|how (?:many|much|long|soon|often|old|far|do))\b")
 _NEGATION = frozenset(
     "not no never none nobody nothing neither nor without cannot cant wont dont doesnt didnt isnt"
     " arent wasnt werent couldnt shouldnt wouldnt havent hasnt hadnt unable fail fails failed"
@@ -27,6 +28,7 @@ _FREE = frozenset(
 )
 # With one of these the order of the others matters: from A to B.
 _DIRECTIONS = frozenset("to from into than before after by over versus vs against".split())
+_TO_AND_FROM = frozenset({"to", "from"})
 _OPPOSITES = tuple(
     tuple(pair.split("/"))
     for pair in (
@@ -65,10 +67,14 @@ class Reading:
     content: tuple[str, ...]
     """Words that carry meaning, in their order."""
     bag: frozenset[str]
+    stems: frozenset[str]
+    """Of the words that carry meaning, without negations."""
     numbers: frozenset[str]
     quoted: frozenset[str]
     names: frozenset[str]
     negated: bool
+    asks: str
+    """What it asks for: why, who, how many, ...; "" for anything."""
 
 
 @lru_cache(maxsize=50_000)
@@ -86,23 +92,34 @@ def read(text: str) -> Reading:
         for one, other in _NAME.findall(text)
         if (one or other) != "I"
     )
+    content = tuple(word for word in words if word not in _FREE)
     return Reading(
         words=words,
-        content=tuple(word for word in words if word not in _FREE),
+        content=content,
         bag=frozenset(words),
+        stems=frozenset(_stem(word) for word in content if word not in _NEGATION),
         numbers=frozenset(_NUMBER.findall(text)),
         quoted=frozenset(text.lower() for text in _QUOTED.findall(text)),
         names=names,
         negated=sum(word in _NEGATION for word in words) % 2 == 1,
+        asks=_asks(text),
     )
+
+
+def _asks(text: str) -> str:
+    found = _ASKS.search(text.lower())
+    if found is None:
+        return ""
+    word = " ".join(found.group().split())
+    return {"how long": "when", "how soon": "when"}.get(word, word.removesuffix(" do"))
 
 
 def veto(asked: str, cached: str) -> str | None:
     """Return why the answer to `cached` must not be served for `asked`, `None` if nothing says so.
 
     Rules that a distance between vectors does not see: other numbers, dates, quoted words or names,
-    one of them negated, opposites, the same words in another order, and one word of meaning in the
-    place of another in an otherwise equal sentence. English.
+    one of them negated, why against how, opposites, the same words in another order, and one word
+    of meaning in the place of another in an otherwise equal sentence. English.
 
     >>> veto("Should I sell the stock?", "Should I buy the stock?")
     "opposites: 'sell' and 'buy'"
@@ -128,6 +145,10 @@ def _same_sentence_other_words(a: Reading, b: Reading) -> str | None:
     swapped = a.content != b.content and Counter(a.content) == Counter(b.content)
     if swapped and a.bag & _DIRECTIONS:
         return "the same words in another order"
+    if a.stems == b.stems and (a.bag ^ b.bag) >= _TO_AND_FROM:
+        return "one says to, the other from"
+    if a.stems == b.stems and a.asks and b.asks and a.asks != b.asks:
+        return f"one asks {a.asks}, the other {b.asks}"
     only_a = [word for word in a.content if word not in b.bag]
     only_b = [word for word in b.content if word not in a.bag]
     shared = len(set(a.content) & set(b.content))

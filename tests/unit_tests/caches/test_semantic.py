@@ -429,7 +429,10 @@ def test_the_model_learns_what_is_right() -> None:
     import numpy as np
 
     model = RiskModel(caution=0.0)
-    near, far = np.array([1.0, *[0.5] * 12]), np.array([1.0, *[-0.5] * 12])
+    near, far = (
+        np.array([1.0, *[0.5] * (len(PRIOR) - 1)]),
+        np.array([1.0, *[-0.5] * (len(PRIOR) - 1)]),
+    )
     for _ in range(200):
         model.learn(near, right=False, risk=0.1)
         model.learn(far, right=True, risk=0.9)
