@@ -28,7 +28,7 @@ from langchain_tokenopt.caches.question import Question, cacheable
         ("How do I transfer money to my account?", "How do I transfer money from my account?",
          "one says to"),
         ("Why do you need to verify my identity?", "How do I verify my identity?", "one asks why"),
-        ("How many cards can I get?", "How long until I get cards?", "one asks how many"),
+        ("Who can close my account?", "How can I close my account?", "one asks who"),
         ("What is a stop-limit order?", "What is a stop-loss order?", "other words"),
         ("How are stock options taxed?", "How are dividends taxed?", "other words"),
     ],
@@ -48,7 +48,6 @@ def test_questions_that_differ_in_what_matters_are_kept_apart(
         ("Do you ship to Norway?", "Do you ship to Norway, please?"),
         ("What are your opening hours?", "Tell me your opening hours"),
         ("How long does a refund take?", "How long do refunds take?"),
-        ("When will my refund come?", "How soon will my refund come?"),
         ("Why was the payment declined?", "What is the reason the payment was declined?"),
     ],
 )
