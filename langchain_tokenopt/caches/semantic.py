@@ -1,7 +1,7 @@
 """Serve the answer to a like question, at most as often wrongly as the user allows."""
 
-import itertools
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -132,7 +132,6 @@ class SemanticCache(BaseCache):
         self._tally = Tally()
         self._pending: Recent[bytes, Decision] = Recent()
         self._served_by: Recent[str, Decision] = Recent()
-        self._hit_numbers = itertools.count()
         self._learned = Learned(self._model, self._kept)
         self._warned = False
 
@@ -238,12 +237,7 @@ class SemanticCache(BaseCache):
 
     def stats(self) -> SemanticStats:
         """Return the counts so far, and how often hits were wrong."""
-        return stats_of(
-            self._tally,
-            shadow=self._mode == "shadow",
-            failures=self._kept.failures,
-            entries=len(self._kept),
-        )
+        return stats_of(self._tally, kept=self._kept, shadow=self._mode == "shadow")
 
     def _question(self, prompt: str, llm_string: str, *, counts: bool = True) -> Question | None:
         if self._mode == "off" or current_control().no_cache:
@@ -340,7 +334,7 @@ class SemanticCache(BaseCache):
         assert entry is not None  # noqa: S101 - `takes` says so
         self._tally.add("hits")
         self._kept.used(entry)
-        hit = str(next(self._hit_numbers))
+        hit = os.urandom(8).hex()  # no other host's
         self._served_by.put(hit, decision)
         answer = entry.template.fresh()
         if isinstance(answer, ChatGeneration):

@@ -76,6 +76,7 @@ class LocalSearch:
         self._dimensions = 0
         self._reader: threading.Thread | None = None
         self._reader_failed: StoreError | None = None
+        self._waits_until = _NEVER
 
     @property
     def words(self) -> WordWeights:
@@ -162,12 +163,14 @@ class LocalSearch:
         self._reader = threading.Thread(
             target=self._read_all, args=(self._dimensions,), name="tokenopt-semantic", daemon=True
         )
+        # All look-ups together wait so long: what is much to read should not slow each of them.
+        self._waits_until = self._monotonic() + self._wait_s
         self._reader.start()
         return self._has_read() and self._follow()
 
     def _has_read(self) -> bool:
         assert self._reader is not None  # noqa: S101 - the callers know
-        self._reader.join(self._wait_s)
+        self._reader.join(max(self._waits_until - self._monotonic(), 0.0))
         if self._reader.is_alive():
             return False
         self._reader = None

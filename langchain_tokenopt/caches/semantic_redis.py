@@ -308,7 +308,8 @@ class RedisQuestions:
 
     def _failed(self, error: StoreError) -> None:
         self.failures += 1
-        self._rests_until = self._monotonic() + _REST_S
+        if "OutOfMemory" not in str(error):  # full, it can still be read
+            self._rests_until = self._monotonic() + _REST_S
         if self._search_kind == "auto" and "unknown" in str(error).lower():
             self._on_server = None  # another server than the one that was asked
         if not self._warned:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from langchain_tokenopt.caches.semantic_questions import Questions
 from langchain_tokenopt.caches.store import Tally
 
 
@@ -55,8 +56,8 @@ def rate_of(wrong: int, checked: int) -> Rate:
     return Rate(share=share, low=max(middle - half, 0.0), high=min(middle + half, 1.0), of=checked)
 
 
-def stats_of(tally: Tally, *, shadow: bool, failures: int, entries: int) -> SemanticStats:
-    """Return what was counted; `failures` are those of what keeps the entries."""
+def stats_of(tally: Tally, *, kept: Questions, shadow: bool) -> SemanticStats:
+    """Return what was counted."""
     of = tally.of
     hits = of("would_hit") if shadow else of("hits")
     wrong = rate_of(of("wrong"), of("checked"))
@@ -68,8 +69,8 @@ def stats_of(tally: Tally, *, shadow: bool, failures: int, entries: int) -> Sema
         refused=of("refused"),
         vetoed=of("vetoed"),
         audits=of("audits"),
-        errors=of("errors") + failures,
-        entries=entries,
+        errors=of("errors") + kept.failures,
+        entries=len(kept),
         wrong_of_hits=wrong,
         wrong_of_all=Rate(
             share=wrong.share * share,
