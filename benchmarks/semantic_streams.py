@@ -49,17 +49,19 @@ class Remembered(Embeddings):
     """Embeds each text once."""
 
     def __init__(self, embeddings: Embeddings, texts: list[str]) -> None:
-        distinct = sorted(set(texts))
+        self._embeddings = embeddings
+        distinct = sorted({text.strip() for text in texts})  # as the cache embeds them
         vectors = np.array(embeddings.embed_documents(distinct), dtype=np.float32)
         self.rows = dict(zip(distinct, vectors, strict=True))
 
     def embed_documents(self, texts: list[str]) -> Any:
-        """Return the vectors of texts given before."""
-        return [self.rows[text] for text in texts]
+        """Return the vectors of texts."""
+        return [self.embed_query(text) for text in texts]
 
     def embed_query(self, text: str) -> Any:
-        """Return the vector of a text given before."""
-        return self.rows[text]
+        """Return the vector of a text given before, or a new one."""
+        found = self.rows.get(text.strip())
+        return self._embeddings.embed_query(text) if found is None else found
 
 
 def play(rows: list[dict[str, Any]], cache: SemanticCache) -> tuple[float, float]:
@@ -119,7 +121,7 @@ def streams(folder: Path, embeddings: Embeddings, *, orders: int, limit: int | N
             order = list(rows)
             if seed:
                 random.Random(seed).shuffle(order)
-            vectors = np.array([embed.rows[row["prompt"]] for row in order])
+            vectors = np.array(embed.embed_documents([row["prompt"] for row in order]))
             for cosine in COSINES:
                 lines.setdefault(f"fixed {cosine}", []).append(fixed(order, vectors, cosine))
             for label, options in (
@@ -164,7 +166,7 @@ def pairs(folder: Path, embeddings: Embeddings, *, limit: int | None) -> None:
             cache = SemanticCache(embed, max_error_rate=0.01, audit_rate=1e-9, policy=None)
             cache.update(dumps([HumanMessage(row["cached"])]), "m", answer("kept"))
             served += cache.lookup(dumps([HumanMessage(row["new"])]), "m") is not None
-            one, two = embed.rows[row["cached"]], embed.rows[row["new"]]
+            one, two = embed.embed_documents([row["cached"], row["new"]])
             similar += float(one @ two) >= 0.85
         rows.append([name, wants, f"{served} of {len(pairs_)}", f"{similar} of {len(pairs_)}"])
     table(

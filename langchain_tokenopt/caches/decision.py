@@ -201,7 +201,7 @@ class RiskBudget:
         credit: Requests whose budget may be spent ahead of time.
     """
 
-    def __init__(self, max_error_rate: float, *, safety: float = 0.9, credit: float = 50.0) -> None:
+    def __init__(self, max_error_rate: float, *, safety: float = 0.8, credit: float = 50.0) -> None:
         self._rate = max_error_rate * safety
         self._credit = credit
         self._lock = threading.Lock()

@@ -12,6 +12,7 @@ Vectors = NDArray[np.float32]
 
 _LINKS = 32  # of each entry of the graph; more find better and take longer to build
 _BREADTH = 128  # candidates looked at in a search
+_BUILD_BREADTH = 80  # and when an entry is added; more takes long and finds no better
 _CHUNK = 16  # entries moved into the graph at once, while searches wait
 
 
@@ -143,14 +144,14 @@ class _Partition:
 
     def search(self, row: Vectors, most: int) -> list[Near]:
         with self._lock:
-            near = _pairs(self._flat, row, min(most, len(self._flat_ids)))
+            near = self._pairs(self._flat, row, min(most, len(self._flat_ids)))
             if self._graph is not None:
                 # What was removed takes places among the nearest.
                 gone = len(self._graph_ids) - len(self._in_graph)
                 wanted = min(most + min(gone, 4 * most), len(self._graph_ids))
                 near += [
                     Near(self._graph_ids[one.id], one.similarity)
-                    for one in _pairs(self._graph, row, wanted)
+                    for one in self._pairs(self._graph, row, wanted)
                     if self._graph_ids[one.id] in self._in_graph
                 ]
         near.sort(key=lambda one: -one.similarity)
@@ -199,7 +200,7 @@ class _Partition:
         graph = self._faiss.IndexHNSWFlat(
             self._dimensions, _LINKS, self._faiss.METRIC_INNER_PRODUCT
         )
-        graph.hnsw.efConstruction = 2 * _BREADTH
+        graph.hnsw.efConstruction = _BUILD_BREADTH
         graph.hnsw.efSearch = _BREADTH
         graph.add(rows)
         return graph
@@ -211,19 +212,25 @@ class _Partition:
         self._flat.remove_ids(chosen)
         self._flat_ids.difference_update(ids)
 
+    def _pairs(self, index: Any, row: Vectors, most: int) -> list[Near]:
+        if most < 1:
+            return []
+        # One question is too little work to share: on a busy machine FAISS's threads wait for each
+        # other for milliseconds. The number is this thread's own.
+        threads = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(1)
+        try:
+            similarities, ids = index.search(row, most)
+        finally:
+            self._faiss.omp_set_num_threads(threads)
+        return [
+            Near(int(id_), float(similarity))
+            for id_, similarity in zip(ids[0], similarities[0], strict=True)
+            if id_ >= 0
+        ]
+
     def _new_flat(self) -> Any:
         return self._faiss.IndexIDMap2(self._faiss.IndexFlatIP(self._dimensions))
-
-
-def _pairs(index: Any, row: Vectors, most: int) -> list[Near]:
-    if most < 1:
-        return []
-    similarities, ids = index.search(row, most)
-    return [
-        Near(int(id_), float(similarity))
-        for id_, similarity in zip(ids[0], similarities[0], strict=True)
-        if id_ >= 0
-    ]
 
 
 def _unit(vector: Sequence[float]) -> Vectors:

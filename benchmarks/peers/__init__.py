@@ -1,0 +1,1 @@
+"""Other semantic caches, each as it is used by default."""

@@ -1,0 +1,221 @@
+"""Semantic caches side by side: the same requests, the same vectors, each by default and tuned.
+
+Hits and wrong answers as in semantic_streams.py. The peers serve above a fixed similarity, so each
+is shown at its own default and at the threshold of a grid whose share of wrong answers comes
+nearest to ours from above (so in its favour). Peers that are not installed are named: install
+`langchain-tokenopt[bench]`. The rule of vCache is written from its paper, with Firth's penalty.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.load import dumps
+from langchain_core.messages import HumanMessage
+from measure import micro, table
+from peers.caches import GptCache, LangChainRedis, Peer, RedisVl, installed, search_server
+from peers.vcache import VCacheRule
+from semantic_streams import EMBEDDINGS, Remembered, answer, interval, play, rows_of
+
+from langchain_tokenopt.caches import SemanticCache
+
+Row = dict[str, Any]
+Result = tuple[float, float]
+STREAMS = ("banking77", "clinc150")
+COSINES = (0.80, 0.84, 0.86, 0.88, 0.90, 0.92, 0.95, 0.98, 0.99, 0.995)
+
+
+def stream(rows: list[Row], peer: Peer) -> Result:
+    """Return hits and wrong answers as shares of all requests."""
+    hits = wrong = 0
+    for row in rows:
+        found = peer.look(row["prompt"].strip())
+        if found is None:
+            peer.keep(row["prompt"].strip(), row["answer_id"])
+        else:
+            hits += 1
+            wrong += found != row["answer_id"]
+    return hits / len(rows), wrong / len(rows)
+
+
+def vcache(rows: list[Row], embed: Remembered, delta: float, seed: int) -> Result:
+    """Return the same for the rule of vCache."""
+    vectors = embed.embed_documents([row["prompt"] for row in rows])
+    rule = VCacheRule(delta, dimensions=len(vectors[0]), seed=seed)
+    hits = wrong = 0
+    for row, vector in zip(rows, vectors, strict=True):
+        found = rule.ask(vector, row["answer_id"])
+        hits += found is not None
+        wrong += found is not None and found != row["answer_id"]
+    return hits / len(rows), wrong / len(rows)
+
+
+class Makers:
+    """Makes new, empty peers."""
+
+    def __init__(self, url: str | None, folder: str) -> None:
+        self._url, self._folder = url, folder
+        self._made = 0
+
+    def of(self, embed: Embeddings, dimensions: int) -> dict[str, Callable[[float | None], Peer]]:
+        """Return what makes each peer at a cosine, `None` for its default."""
+        found: dict[str, Callable[[float | None], Peer]] = {}
+        if installed("gptcache"):
+            found["GPTCache"] = lambda cosine: GptCache(
+                f"{self._folder}/{self._next()}",
+                embed,
+                # Its score is 4 - |a - b|^2 of 4.
+                threshold=GptCache.default if cosine is None else (2 + 2 * cosine) / 4,
+                dimensions=dimensions,
+            )
+        url = self._url
+        if url is not None and installed("langchain_redis"):
+            for label, whole in (("as LangChain calls it", True), ("given the text", False)):
+                found[f"langchain-redis, {label}"] = lambda cosine, whole=whole: LangChainRedis(
+                    url,
+                    EMBEDDINGS["static"]() if whole else embed,
+                    distance=LangChainRedis.default if cosine is None else 1 - cosine,
+                    whole_prompt=whole,
+                    name=self._next(),
+                )
+        if url is not None and installed("redisvl"):
+            found["redisvl"] = lambda cosine: RedisVl(
+                url,
+                embed,
+                distance=RedisVl.default if cosine is None else 1 - cosine,
+                name=self._next(),
+            )
+        return found
+
+    def _next(self) -> str:
+        self._made += 1
+        return f"bench{self._made}"
+
+
+def compare(folder: Path, makers: Makers, *, orders: int, limit: int | None) -> None:
+    """Play both streams through all of them."""
+    for name in STREAMS:
+        rows = rows_of(folder / f"{name}_stream_dev.jsonl.gz")[:limit]
+        embed = Remembered(EMBEDDINGS["static"](), [row["prompt"] for row in rows])
+        shuffled = [random.Random(seed).sample(rows, len(rows)) for seed in range(orders)]
+        ours = [
+            play(order, SemanticCache(embed, max_error_rate=0.01, seed=seed, policy=None))
+            for seed, order in enumerate(shuffled)
+        ]
+        lines = {"SemanticCache, 1%": ours}
+        for delta in (0.01, 0.02, 0.05):
+            lines[f"vCache's rule, delta {delta:.0%}"] = [
+                vcache(order, embed, delta, seed) for seed, order in enumerate(shuffled)
+            ]
+        allowed = statistics.mean(wrong for _, wrong in ours)
+        for label, make in makers.of(embed, 256).items():
+            lines[f"{label}, default"] = [stream(order, make(None)) for order in shuffled]
+            for cosine in COSINES:  # from many hits to few
+                found = [stream(order, make(cosine)) for order in shuffled]
+                if statistics.mean(w for _, w in found) < allowed:
+                    break
+                lines[f"{label}, tuned"] = found
+        hits = statistics.mean(hit for hit, _ in ours)
+        table(
+            f"{name}: {len(rows):,} requests, {orders} orders",
+            ["cache", "hits of all", "wrong of all", "our hits / its hits"],
+            [
+                [
+                    label,
+                    interval([h for h, _ in found]),
+                    interval([w for _, w in found]),
+                    f"{hits / max(statistics.mean(h for h, _ in found), 1e-9):.2f}",
+                ]
+                for label, found in lines.items()
+            ],
+        )
+
+
+def traps(folder: Path, makers: Makers) -> None:
+    """Ask each cache, new for each pair, what it should not answer from the other question."""
+    pairs = rows_of(folder / "adversarial_finance.jsonl.gz")
+    embed = Remembered(EMBEDDINGS["static"](), [r[end] for r in pairs for end in ("cached", "new")])
+    served: dict[str, int] = {"SemanticCache, 1%": 0}
+    for pair in pairs:
+        ours = SemanticCache(embed, max_error_rate=0.01, audit_rate=1e-9, policy=None)
+        ours.update(dumps([HumanMessage(pair["cached"])]), "model", answer("kept"))
+        found = ours.lookup(dumps([HumanMessage(pair["new"])]), "model")
+        served["SemanticCache, 1%"] += found is not None
+        for label, make in makers.of(embed, 256).items():
+            peer = make(None)
+            peer.keep(pair["cached"], "kept")
+            served[label] = served.get(label, 0) + (peer.look(pair["new"]) is not None)
+    table(
+        "Traps (adversarial finance) that each serves by default",
+        ["cache", "served"],
+        [[label, f"{n} of {len(pairs)}"] for label, n in served.items()],
+    )
+
+
+def speed(folder: Path, makers: Makers, *, entries: int) -> None:
+    """Time look-ups of one who asks after the other, among many kept ones."""
+    rows = rows_of(folder / "clinc150_stream_dev.jsonl.gz")
+    rows += rows_of(folder / "banking77_stream_dev.jsonl.gz")
+    texts = sorted({row["prompt"].strip() for row in rows})[:entries]
+    while len(texts) < entries:
+        texts += [f"{text} {len(texts)}" for text in texts[: entries - len(texts)]]
+    embed = Remembered(EMBEDDINGS["static"](), texts)
+    asked = random.Random(0).sample(texts, 200)
+    ours = SemanticCache(embed, max_error_rate=0.01, audit_rate=1e-9, policy=None)
+    for text in texts:
+        ours.update(dumps([HumanMessage(text)]), "model", answer(text))
+    looks: dict[str, Callable[[str], Any]] = {
+        "SemanticCache": lambda text: ours.lookup(dumps([HumanMessage(text)]), "model")
+    }
+    for label, make in makers.of(embed, 256).items():
+        peer = make(None)
+        for text in texts:
+            peer.keep(text, text)
+        looks[label] = peer.look
+    lines = []
+    for label, look in looks.items():
+        taken = []
+        for text in asked:
+            started = time.perf_counter()
+            look(text)
+            taken.append(time.perf_counter() - started)
+        taken.sort()
+        lines.append([label, micro(taken[len(taken) // 2]), micro(taken[len(taken) * 99 // 100])])
+    table(f"A look-up among {len(texts):,}, without embedding", ["cache", "p50", "p99"], lines)
+
+
+def main() -> None:
+    """Run what can run here."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    parser.add_argument("--data", type=Path, default=Path(default))
+    chosen = parser.parse_args()
+    folder = chosen.data / "cache"
+    if not folder.is_dir():
+        print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
+        print("|---|")
+        sys.exit(0)
+    with search_server() as url, tempfile.TemporaryDirectory() as place:
+        for package, needs in (("gptcache", True), ("langchain_redis", url), ("redisvl", url)):
+            if not needs or not installed(package):
+                print(f"not measured: {package} (it, or a Redis that can search, is not here)")
+        makers = Makers(url, place)
+        compare(
+            folder, makers, orders=1 if chosen.quick else 3, limit=300 if chosen.quick else None
+        )
+        traps(folder, makers)
+        for entries in (500,) if chosen.quick else (10_000, 100_000):
+            speed(folder, makers, entries=entries)
+
+
+if __name__ == "__main__":
+    main()
