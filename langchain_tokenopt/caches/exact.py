@@ -176,6 +176,34 @@ class ExactCache(BaseCache):
         else:
             self._tally.add("writes")
 
+    def keep(
+        self,
+        prompt: str,
+        llm_string: str,
+        answers: RETURN_VAL_TYPE,
+        *,
+        ttl_s: float | None = None,
+        written_at: float = 0.0,
+    ) -> None:
+        """Keep answers from elsewhere; unlike `update` it says when it cannot.
+
+        Args:
+            prompt: As LangChain hands it to a cache.
+            llm_string: The same.
+            answers: At least one.
+            ttl_s: What is left of their life, in seconds.
+            written_at: Unix time; by default they count as old.
+
+        Raises:
+            UnencodableError: They cannot be kept without loss.
+            StoreError: The store cannot be written.
+        """
+        lives = [life for life in (self._ttl_s, ttl_s) if life is not None]
+        data = self._codec.encode(settled(answers), written_at=written_at)
+        digest = self._key.digest(prompt, llm_string)
+        self.store.put({digest: data}, ttl_s=min(lives) if lives else None)
+        self._tally.add("writes")
+
     def invalidate(self, tags: Collection[str]) -> int:
         """Forget the answers that were kept with one of the tags; return how many they were.
 

@@ -520,17 +520,16 @@ def test_two_wrappers_of_one_cache_share_their_flights() -> None:
 
 async def test_threads_that_wait_for_a_task_do_not_keep_it_from_its_threads() -> None:
     flights = SingleFlight[str](stall_s=0.05)
-    joined = threading.Event()
+    loop, joined = asyncio.get_running_loop(), asyncio.Event()
 
     async def lead() -> str:
         with await flights.atake_turn("key") as turn:
-            while not joined.is_set():
-                await asyncio.sleep(0.005)
+            await joined.wait()
             turn.deliver(await asyncio.to_thread(lambda: "four"))
             return "four"
 
     def follow() -> str:
-        joined.set()
+        loop.call_soon_threadsafe(joined.set)
         with flights.take_turn("key") as turn:
             return turn.shared or "four"
 
