@@ -33,8 +33,25 @@ class Question:
     temperature: float | None
 
 
-def question_of(prompt: str, llm_string: str, *, key: KeyMaker) -> Question | None:
-    """Return the question of a request, `None` if it does not end with a human turn of text."""
+Turn = tuple[str, str]
+"""Who spoke (`human`, `ai`, `tool`), and what."""
+Condense = Callable[[list[Turn], str], str | None]
+"""Rewrites a question that leans on earlier turns into one that stands alone; `None` if it cannot,
+or need not."""
+
+
+def question_of(
+    prompt: str, llm_string: str, *, key: KeyMaker, condense: Condense | None = None
+) -> Question | None:
+    """Return the question of a request, `None` if it does not end with a human turn of text.
+
+    Args:
+        prompt: As LangChain hands it to a cache.
+        llm_string: The same.
+        key: Makes the partition.
+        condense: Asked where there are earlier turns. What it returns stands for them too: only
+            tenant, model, tools and system prompt are left to the partition then.
+    """
     try:
         turns = json.loads(canonical_prompt(prompt))
     except (ValueError, RecursionError):
@@ -45,6 +62,12 @@ def question_of(prompt: str, llm_string: str, *, key: KeyMaker) -> Question | No
     text = _text(fields.get("content")) if kind == "HumanMessage" else ""
     if not text.strip():
         return None
+    earlier = [turn for turn in turns[:-1] if turn[0] != "SystemMessage"]
+    alone = condense(_spoken(earlier), text.strip()) if condense and earlier else None
+    if alone is not None and alone.strip():
+        text = alone
+        turns = [turn for turn in turns[:-1] if turn[0] == "SystemMessage"] + [turns[-1]]
+        turns.insert(0, ["condensed", {}])  # never the partition of a first turn
     turns[-1] = [kind, {**fields, "content": None}]
     rest = json.dumps(turns, sort_keys=True)
     return Question(
@@ -52,6 +75,13 @@ def question_of(prompt: str, llm_string: str, *, key: KeyMaker) -> Question | No
         partition=key.digest(f"partition {rest}", llm_string),
         temperature=temperature_of(llm_string),
     )
+
+
+def _spoken(turns: list[Any]) -> list[Turn]:
+    return [
+        (str(kind).removesuffix("Message").lower(), _text(fields.get("content")))
+        for kind, fields in turns
+    ]
 
 
 def _text(content: Any) -> str:

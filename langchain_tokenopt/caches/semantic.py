@@ -1,5 +1,6 @@
 """Serve the answer to a like question, at most as often wrongly as the user allows."""
 
+import asyncio
 import logging
 import os
 import random
@@ -14,15 +15,15 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from typing_extensions import override
 
+from langchain_tokenopt.caches.choice import choose
 from langchain_tokenopt.caches.codec import Codec, UnencodableError, settled
 from langchain_tokenopt.caches.control import current_control
-from langchain_tokenopt.caches.decision import Neighbour, RiskBudget, RiskModel, features
+from langchain_tokenopt.caches.decision import RiskBudget, RiskModel
 from langchain_tokenopt.caches.judge import Judge, Verifier, answers_agree
 from langchain_tokenopt.caches.kept import KeptQuestions
 from langchain_tokenopt.caches.keys import CacheKey, KeyMaker, Tenant
-from langchain_tokenopt.caches.likeness import read, veto
 from langchain_tokenopt.caches.options import check_options
-from langchain_tokenopt.caches.question import Policy, Question, cacheable, question_of
+from langchain_tokenopt.caches.question import Condense, Policy, Question, cacheable, question_of
 from langchain_tokenopt.caches.semantic_file import SemanticFile
 from langchain_tokenopt.caches.semantic_learned import Learned
 from langchain_tokenopt.caches.semantic_questions import (
@@ -61,6 +62,9 @@ class SemanticCache(BaseCache):
         key_fields: See `KeyMaker`.
         tenant: Whose entries these are; see `ExactCache`.
         policy: Says which questions to ask anew each time; `None` for no such rule.
+        condense: Rewrites a question that leans on earlier turns ("and in Norway?") into one that
+            stands alone, with a small model for example; such questions are compared across
+            conversations. Without one, or where it returns `None`, all earlier turns must be equal.
         judge: Says whether two answers agree; by default, near enough the same words and numbers.
             With a model that words its answers freely, give one that compares meanings.
         verifier: Asked before each hit; what it does not confirm is not served. It may be a
@@ -87,6 +91,7 @@ class SemanticCache(BaseCache):
         key_fields: Sequence[str] | None = None,
         tenant: Tenant = "",
         policy: Policy | None = cacheable,
+        condense: Condense | None = None,
         judge: Judge | None = None,
         verifier: Verifier | AsyncVerifier | None = None,
         verifier_timeout_s: float = 5.0,
@@ -115,6 +120,7 @@ class SemanticCache(BaseCache):
         self._ttl_s = ttl_s
         self._key = KeyMaker(tenant=tenant, key_fields=key_fields)
         self._policy = policy
+        self._condense = condense
         self._judge = judge or answers_agree
         self._verification = Verification(
             verifier, timeout_s=verifier_timeout_s, failed=self._failed
@@ -165,7 +171,7 @@ class SemanticCache(BaseCache):
 
     @override
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        question = self._question(prompt, llm_string)
+        question = await self._aquestion(prompt, llm_string)
         if question is None:
             return None
         vector = await self._avector(question)
@@ -192,7 +198,7 @@ class SemanticCache(BaseCache):
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         decision = self._pending.pop(self._key.digest(prompt, llm_string))
         if decision is None:
-            question = self._question(prompt, llm_string, counts=False)
+            question = await self._aquestion(prompt, llm_string, counts=False)
             if question is None:
                 return
             vector = await self._avector(question)
@@ -242,7 +248,11 @@ class SemanticCache(BaseCache):
     def _question(self, prompt: str, llm_string: str, *, counts: bool = True) -> Question | None:
         if self._mode == "off" or current_control().no_cache:
             return None
-        question = question_of(prompt, llm_string, key=self._key)
+        try:
+            question = question_of(prompt, llm_string, key=self._key, condense=self._condense)
+        except Exception as error:  # noqa: BLE001 - no cache may break the call
+            self._failed(error)
+            return None
         if question is None:
             return None
         if self._policy is not None and self._policy(question) is not None:
@@ -252,6 +262,13 @@ class SemanticCache(BaseCache):
         if counts:
             self._tally.add("requests")
         return question
+
+    async def _aquestion(
+        self, prompt: str, llm_string: str, *, counts: bool = True
+    ) -> Question | None:
+        if self._condense is None:
+            return self._question(prompt, llm_string, counts=counts)
+        return await asyncio.to_thread(self._question, prompt, llm_string, counts=counts)
 
     def _recheck(self, prompt: str, llm_string: str) -> bool:
         """Forget that a request was looked for; return whether it may be looked for again."""
@@ -286,7 +303,7 @@ class SemanticCache(BaseCache):
         """Return what is near, and whether it may be served as far as the risk goes."""
         self._learned.load()
         decision = self._found(question, vector)
-        self._choose(decision)
+        self._tally.add("vetoed", choose(decision, self._kept.words, self._model))
         if decision.chosen is None:
             self._budget.count()
         elif self._threshold is not None:
@@ -311,23 +328,6 @@ class SemanticCache(BaseCache):
             self._budget.give_back(decision.risk)
         self._pending.put(key, decision)
         return None
-
-    def _choose(self, decision: Decision) -> None:
-        """Choose the nearest entry that no rule keeps apart."""
-        similarities = decision.similarities
-        near = [
-            Neighbour(entry.question.text, entry.group, similarity)
-            for entry, similarity in zip(decision.near, similarities, strict=True)
-        ]
-        for place, entry in enumerate(decision.near):
-            if veto(decision.question.text, entry.question.text) is not None:
-                self._tally.add("vetoed")
-                continue
-            decision.chosen, decision.similarity = entry, similarities[place]
-            decision.x = features(decision.question.text, near, place, self._kept.words)
-            same = read(decision.question.text).words == read(entry.question.text).words
-            decision.risk = 1e-4 if same else self._model.risk(decision.x)
-            return
 
     def _served(self, decision: Decision) -> list[Generation]:
         entry = decision.chosen

@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,60 @@ def test_a_turn_in_a_conversation_is_found_in_the_same_conversation() -> None:
     cache.update(prompt(*before, ASKED), "m", answer("Click here."))
 
     assert cache.lookup(prompt(*again, LIKE), "m") is not None
+
+
+def spelled_out(earlier: list[tuple[str, str]], asked: str) -> str | None:
+    """Put a question that leans on the one before into its words."""
+    return f"{earlier[0][1]} {asked}" if asked.startswith("And") else None
+
+
+def conversation(opening: str, answered: str, last: str) -> str:
+    return prompt(SYSTEM, HumanMessage(opening), AIMessage(answered), HumanMessage(last))
+
+
+SHIP, REST = "Do you ship to Sweden?", "And how long does it take to arrive?"
+
+
+def test_a_question_that_leans_on_earlier_turns_is_found_by_what_it_means() -> None:
+    cache = cache_of(condense=spelled_out)
+    cache.update(conversation(SHIP, "We do.", REST), "m", answer("A week."))
+
+    found: Any = cache.lookup(conversation(SHIP, "Yes, with pleasure!", REST), "m")
+
+    assert found[0].text == "A week."
+    mark = found[0].message.response_metadata["tokenopt_cache"]
+    assert mark["question"] == f"{SHIP} {REST}"
+    assert cache.lookup(conversation("Do you ship to Norway?", "We do.", REST), "m") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "llm"),
+    [
+        (conversation(SHIP, "Yes!", "How long does it take to arrive?"), "m"),
+        (prompt(SYSTEM, HumanMessage(f"{SHIP} {REST}")), "m"),
+        (conversation(SHIP, "Yes!", REST).replace("Be brief.", "Be rude."), "m"),
+        (conversation(SHIP, "Yes!", REST), "another model"),
+    ],
+    ids=["stands alone", "a first turn", "system prompt", "model"],
+)
+def test_what_a_condensed_question_does_not_stand_for_must_be_equal(asked: str, llm: str) -> None:
+    cache = cache_of(condense=spelled_out)
+    cache.update(conversation(SHIP, "We do.", REST), "m", answer("A week."))
+    assert cache.lookup(asked, llm) is None
+
+
+async def test_condensing_does_not_hold_up_the_event_loop_and_may_fail() -> None:
+    threads = []
+
+    def condense(earlier: list[tuple[str, str]], asked: str) -> str | None:
+        threads.append(threading.current_thread())
+        raise RuntimeError("the small model is down")
+
+    cache = cache_of(condense=condense)
+    await cache.aupdate(conversation(SHIP, "We do.", REST), "m", answer("A week."))
+    assert await cache.alookup(conversation(SHIP, "We do.", REST), "m") is None
+    assert threading.main_thread() not in threads
+    assert cache.stats().errors == 2
 
 
 def test_tenants_never_share_an_answer() -> None:
