@@ -209,7 +209,7 @@ class RiskBudget:
         self._spent = 0.0
         self._risks: deque[float] = deque(maxlen=_WINDOW)
         self._optimism = 2.0
-        self._highest = self._rate * 15
+        self._highest = self._rate * 20
 
     @property
     def highest_risk(self) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from langchain_tokenopt.caches.circuit import TierStats
+from langchain_tokenopt.caches.eviction import Eviction
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.keys import Tenant
 from langchain_tokenopt.caches.memory import MemoryStore
@@ -22,7 +23,9 @@ _TOLD_TTL_S, _UNTOLD_TTL_S = 60.0, 5.0
 
 
 class MemoryCache(ExactCache):
-    """Exact answers in this process; the least recently used make room.
+    """Exact answers in this process; the least recently used make room, or what `policy` chooses.
+
+    With `policy=CostAware()` and a bound in bytes, what would save least for its bytes makes room.
 
     >>> from langchain_tokenopt.testing import ScriptedModel
     >>> model = ScriptedModel(["four"], cache=MemoryCache())
@@ -38,9 +41,12 @@ class MemoryCache(ExactCache):
         ttl_s: float | None = None,
         key_fields: Sequence[str] | None = None,
         tenant: Tenant = "",
+        policy: Eviction | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        store = MemoryStore(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
+        store = MemoryStore(
+            max_entries=max_entries, max_bytes=max_bytes, policy=policy, clock=clock
+        )
         super().__init__(store, ttl_s=ttl_s, key_fields=key_fields, tenant=tenant)
 
 

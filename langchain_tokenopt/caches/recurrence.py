@@ -25,6 +25,8 @@ class Due:
     """What a call takes, on average."""
     chance: float
     """That it is asked inside the horizon when its entry would be gone."""
+    expires: datetime
+    """When the answer that is kept now ends, as far as calls have shown."""
     saving: float
     """Tokens' worth to expect: `tokens` times what `chance` exceeds the price of a refresh by."""
 
@@ -176,7 +178,8 @@ class Recurrence:
             at += step
         chance = 1 - missed
         tokens = round(habit.tokens / habit.asked)
-        return Due(key=key, tokens=tokens, chance=chance, saving=tokens * (chance - self._price))
+        saving = tokens * (chance - self._price)
+        return Due(key=key, tokens=tokens, chance=chance, expires=habit.expires, saving=saving)
 
     def _hour_of(self, at: datetime) -> int:
         """Return the hour of the week, 0 for Monday's first."""
