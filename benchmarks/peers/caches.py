@@ -1,7 +1,6 @@
 """GPTCache, langchain-redis and redisvl behind one small interface, imported when they are made."""
 
 import importlib.util
-import logging
 import shutil
 import socket
 import subprocess
@@ -27,6 +26,10 @@ class Peer(Protocol):
 
     def keep(self, text: str, answer: str) -> None:
         """Keep an answer."""
+        ...
+
+    def keep_all(self, texts: list[str]) -> None:
+        """Keep many texts, each its own answer."""
         ...
 
 
@@ -57,6 +60,11 @@ class LangChainRedis:
         """Keep an answer."""
         self._cache.update(self._prompt(text), "model", [Generation(text=answer)])
 
+    def keep_all(self, texts: list[str]) -> None:
+        """Keep many texts, each its own answer."""
+        for text in texts:
+            self.keep(text, text)
+
 
 class RedisVl:
     """redisvl's `SemanticCache` on the same vectors."""
@@ -84,6 +92,11 @@ class RedisVl:
         """Keep an answer."""
         self._cache.store(text, answer, vector=list(map(float, self._embed(text))))
 
+    def keep_all(self, texts: list[str]) -> None:
+        """Keep many texts, each its own answer."""
+        for text in texts:
+            self.keep(text, text)
+
 
 class GptCache:
     """GPTCache over SQLite and FAISS, with its own distance evaluation."""
@@ -98,8 +111,9 @@ class GptCache:
         from gptcache.manager import CacheBase, VectorBase, get_data_manager  # noqa: PLC0415
         from gptcache.processor.pre import get_prompt  # noqa: PLC0415
         from gptcache.similarity_evaluation import SearchDistanceEvaluation  # noqa: PLC0415
+        from gptcache.utils.log import gptcache_log  # noqa: PLC0415
 
-        logging.getLogger("gptcache").setLevel(logging.CRITICAL)  # it writes its index at the end
+        gptcache_log.setLevel("CRITICAL")  # at the end of the process it misses its folder
         Path(folder).mkdir()
         manager = get_data_manager(
             CacheBase("sqlite", sql_url=f"sqlite:///{folder}/cache.db"),
@@ -129,6 +143,12 @@ class GptCache:
         from gptcache.adapter.api import put  # noqa: PLC0415
 
         put(text, answer, cache_obj=self._cache)
+
+    def keep_all(self, texts: list[str]) -> None:
+        """Keep many texts, each its own answer."""
+        for start in range(0, len(texts), 1_000):
+            some = texts[start : start + 1_000]
+            self._cache.import_data(some, some)
 
 
 def installed(*packages: str) -> bool:
