@@ -21,6 +21,6 @@ def choose(decision: Decision, words: WordWeights, model: RiskModel) -> int:
         decision.chosen, decision.similarity = entry, decision.similarities[place]
         decision.x = features(asked, near, place, words)
         same = read(asked).words == read(kept).words
-        decision.risk = _SAME_WORDS_RISK if same else model.risk(decision.x)
+        decision.risk = _SAME_WORDS_RISK if same else model.risk(decision.x, entry=entry.id)
         return place
     return len(near)

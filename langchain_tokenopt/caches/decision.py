@@ -12,7 +12,7 @@ the budget are not.
 
 import math
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,8 @@ FEATURES = (
 # Fitted by benchmarks/fit/semantic_prior.py on development streams.
 PRIOR = (0.23, 0.33, 0.81, 0.29, 2.71, 1.39, 0.9, 1.64, 0.41, -0.14, 1.35, 0.04, 0.3, 0.91)
 _PRIOR_PRECISION = 0.5
-_MOST_SEEN = 4_000
+_ENTRY_PRECISION = 2.0  # observations' worth by which an entry is taken for one like all
+_MOST_SEEN, _MOST_ENTRIES = 4_000, 50_000
 _WINDOW = 1_000
 _AUDIT_WEIGHT = 3.0
 
@@ -130,6 +131,7 @@ class RiskModel:
         self._w = self._prior.copy()
         self._covariance: NDArray[np.float64] = np.eye(len(PRIOR)) / _PRIOR_PRECISION * 0.1
         self._seen: deque[tuple[Vector, bool, float]] = deque(maxlen=_MOST_SEEN)
+        self._entries: OrderedDict[int, tuple[float, float]] = OrderedDict()
         # Risk as it was told, whether it came true, and for how many requests this one stands.
         self._told: deque[tuple[float, bool, float]] = deque(maxlen=3_000)
         self._since_fit = 0
@@ -153,16 +155,42 @@ class RiskModel:
             self._prior = np.array(coefficients)
             self._w = self._prior.copy()
 
-    def risk(self, x: Vector) -> float:
-        """Return the chance that the answer is wrong, cautiously."""
+    def risk(self, x: Vector, *, entry: int | None = None) -> float:
+        """Return the chance that the answer of an entry is wrong, cautiously."""
         w, covariance = self._w, self._covariance
         doubt = math.sqrt(max(float(x @ covariance @ x), 0.0))
-        logit = float(x @ w) - self._caution * doubt
+        logit = float(x @ w) - self._caution * doubt + self._own(entry)
         return 1 / (1 + math.exp(min(max(logit, -30.0), 30.0)))
 
-    def learn(self, x: Vector, *, right: bool, risk: float, stands_for: float = 1.0) -> None:
-        """Note whether an answer would have been right; `stands_for` more than 1 is an audit."""
+    def _own(self, entry: int | None) -> float:
+        """Return by how much an entry was right more often than the model of all would have it.
+
+        In log odds, drawn towards 0: the random intercept of a hierarchical model, in one step.
+        """
+        seen = None if entry is None else self._entries.get(entry)
+        return 0.0 if seen is None else seen[0] / (seen[1] + _ENTRY_PRECISION)
+
+    def learn(
+        self,
+        x: Vector,
+        *,
+        right: bool,
+        risk: float,
+        entry: int | None = None,
+        stands_for: float = 1.0,
+    ) -> None:
+        """Note whether an entry's answer would have been right.
+
+        Args:
+            x: See `features`.
+            right: Whether.
+            risk: As it was told.
+            entry: Which.
+            stands_for: More than 1 for an audit, which stands for hits that nobody checked.
+        """
         with self._lock:
+            if entry is not None:
+                self._note(entry, x, right=right)
             self._seen.append((x, right, _AUDIT_WEIGHT if stands_for > 1 else 1.0))
             self._told.append((risk, not right, stands_for))
             self._learned += 1
@@ -175,6 +203,16 @@ class RiskModel:
         right_all = np.array([float(row[1]) for row in rows])
         weights = np.array([row[2] for row in rows])
         self._w, self._covariance = fit(x_all, right_all, weights, start=self._w, prior=self._prior)
+
+    def _note(self, entry: int, x: Vector, *, right: bool) -> None:
+        chance = 1 / (1 + math.exp(-min(max(float(x @ self._w), -30.0), 30.0)))
+        surprise, information = self._entries.pop(entry, (0.0, 0.0))
+        self._entries[entry] = (
+            surprise + right - chance,
+            information + chance * (1 - chance),
+        )
+        if len(self._entries) > _MOST_ENTRIES:
+            self._entries.popitem(last=False)
 
     def optimism(self) -> float:
         """Return by what factor small risks came true more often than told, at least 1.

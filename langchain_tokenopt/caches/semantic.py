@@ -368,7 +368,9 @@ class SemanticCache(BaseCache):
         if chosen is not None and decision.x is not None:
             right = chosen.group in agree
             stands_for = 1 / self._audit_rate if decision.audited else 1.0
-            self._model.learn(decision.x, right=right, risk=decision.risk, stands_for=stands_for)
+            self._model.learn(
+                decision.x, right=right, risk=decision.risk, entry=chosen.id, stands_for=stands_for
+            )
             if decision.audited or (decision.takes and self._mode == "shadow"):
                 self._tally.add("checked")
                 self._tally.add("wrong", int(not right))

@@ -497,6 +497,22 @@ def test_the_model_learns_what_is_right() -> None:
     assert model.optimism() > 5
 
 
+def test_an_entry_that_was_wrong_is_a_greater_risk_than_its_like() -> None:
+    import numpy as np
+
+    model = RiskModel()
+    x = np.array([1.0, *[0.3] * (len(PRIOR) - 1)])
+    before = model.risk(x, entry=1)
+    model.learn(x, right=False, risk=before, entry=1)
+    model.learn(x, right=True, risk=before, entry=2)
+
+    once = model.risk(x, entry=1)
+    assert once > before > model.risk(x, entry=2)
+    assert model.risk(x, entry=3) == before
+    model.learn(x, right=False, risk=once, entry=1)
+    assert model.risk(x, entry=1) > once
+
+
 def test_a_fit_is_the_prior_without_data_and_the_data_with_enough() -> None:
     import numpy as np
 
