@@ -22,6 +22,8 @@ _ACTION = re.compile(
     re.IGNORECASE,
 )
 
+_LONGEST_PLAIN = 300  # characters
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -45,6 +47,8 @@ def question_of(
 ) -> Question | None:
     """Return the question of a request, `None` if it does not end with a human turn of text.
 
+    A plain prompt is one if it is a single line and short: longer ones hold more than a question.
+
     Args:
         prompt: As LangChain hands it to a cache.
         llm_string: The same.
@@ -52,6 +56,12 @@ def question_of(
         condense: Asked where there are earlier turns. What it returns stands for them too: only
             tenant, model, tools and system prompt are left to the partition then.
     """
+    if _is_plain(prompt):  # a model that completes texts gets no messages
+        return Question(
+            text=prompt.strip(),
+            partition=key.digest("partition of plain prompts", llm_string),
+            temperature=temperature_of(llm_string),
+        )
     try:
         turns = json.loads(canonical_prompt(prompt))
     except (ValueError, RecursionError):
@@ -75,6 +85,11 @@ def question_of(
         partition=key.digest(f"partition {rest}", llm_string),
         temperature=temperature_of(llm_string),
     )
+
+
+def _is_plain(prompt: str) -> bool:
+    text = prompt.strip()
+    return 0 < len(text) <= _LONGEST_PLAIN and "\n" not in text and not text.startswith("[{")
 
 
 def _spoken(turns: list[Any]) -> list[Turn]:

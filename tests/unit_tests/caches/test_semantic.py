@@ -14,7 +14,7 @@ import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration
+from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_tokenopt.accounting import UsageLedger
 from langchain_tokenopt.caches import CachedChatModel, SemanticCache, answers_agree, cache_control
@@ -60,6 +60,17 @@ def test_a_like_question_gets_the_kept_answer() -> None:
     mark = found[0].message.response_metadata["tokenopt_cache"]
     assert (mark["source"], mark["question"]) == ("semantic", ASKED)
     assert 0.8 <= mark["similarity"] <= 1.001
+
+
+def test_a_model_that_completes_texts_is_served_too() -> None:
+    cache = cache_of()
+    cache.update(ASKED, "m", [Generation(text="Click here.")])
+
+    assert cache.lookup(LIKE, "m") == [Generation(text="Click here.")]
+    assert cache.lookup(prompt(LIKE), "m") is None  # a chat is another kind of request
+    long = f"You answer questions of customers, politely. {'Be kind. ' * 40}"
+    cache.update(f"{long}{ASKED}", "m", [Generation(text="Click here.")])
+    assert cache.lookup(f"{long}{LIKE}", "m") is None
 
 
 SYSTEM = SystemMessage("Be brief.")
