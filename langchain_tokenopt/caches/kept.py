@@ -15,7 +15,7 @@ from langchain_tokenopt.caches.likeness import WordWeights
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_file import Row, SemanticFile
 from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
-from langchain_tokenopt.caches.template import Template
+from langchain_tokenopt.caches.template import Packed
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class KeptQuestions:
                 self._entries[row.id] = KeptQuestion(
                     id=row.id,
                     question=Question(text=row.text, partition=row.partition, temperature=None),
-                    template=Template(answer, source=self._source),
+                    packed=Packed(answer, source=self._source),
                     answer=answer.text,
                     group=row.group,
                     expires_at=math.inf if row.expires_at is None else row.expires_at,
@@ -127,7 +127,7 @@ class KeptQuestions:
             entry = KeptQuestion(
                 id=self._next_id,
                 question=question,
-                template=Template(answer, source=self._source),
+                packed=Packed(answer, source=self._source),
                 answer=answer.text,
                 group=group,
                 expires_at=math.inf if ttl_s is None else self._clock() + ttl_s,

@@ -77,7 +77,7 @@ class Reading:
     """Why, when, who or how; "" if it says none of them."""
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=10_000)
 def read(text: str) -> Reading:
     """Return a question taken apart.
 

@@ -336,7 +336,7 @@ class SemanticCache(BaseCache):
         self._kept.used(entry)
         hit = os.urandom(8).hex()  # no other host's
         self._served_by.put(hit, decision)
-        answer = entry.template.fresh()
+        answer = entry.packed.fresh()
         if isinstance(answer, ChatGeneration):
             answer.message.response_metadata[CACHE_MARK] = {
                 "source": SOURCE,

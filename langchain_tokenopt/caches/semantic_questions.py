@@ -12,7 +12,7 @@ from langchain_core.outputs import Generation
 from langchain_tokenopt.caches.decision import Vector
 from langchain_tokenopt.caches.likeness import WordWeights
 from langchain_tokenopt.caches.question import Question
-from langchain_tokenopt.caches.template import Template
+from langchain_tokenopt.caches.template import Packed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class KeptQuestion:
 
     id: int
     question: Question
-    template: Template
+    packed: Packed
     answer: str
     group: int
     """Questions whose answers agreed share it."""

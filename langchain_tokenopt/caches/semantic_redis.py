@@ -26,7 +26,7 @@ from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import ADD, FORGET, INVALIDATE, RENEW
 from langchain_tokenopt.caches.semantic_vectors import ServerSearch, set_name
 from langchain_tokenopt.caches.store import StoreError
-from langchain_tokenopt.caches.template import Template
+from langchain_tokenopt.caches.template import Packed
 from langchain_tokenopt.errors import ConfigurationError
 
 _LOG = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class RedisQuestions:
         entry = KeptQuestion(
             id=_random_id(),
             question=question,
-            template=Template(answer, source=SOURCE),
+            packed=Packed(answer, source=SOURCE),
             answer=answer.text,
             group=_random_id() if group is None else group,
             expires_at=math.inf if ttl_s is None else self._clock() + ttl_s,
