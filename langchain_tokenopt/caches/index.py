@@ -1,8 +1,9 @@
 """The nearest kept questions, apart for each partition."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ class VectorIndex:
     Exact while a partition is small. From `graph_from` entries on, a thread builds an HNSW graph
     beside it, and searches then look into the graph and into what was added since, which moves
     into it a few entries at a time. Entries are added and removed at any time; those removed from a
-    graph are passed over, and another is built beside it when they are many. Searches wait for
-    none of that longer than some milliseconds.
+    graph are passed over. When they are many, or what was added is, another graph is built beside
+    it. Searches wait for none of that longer than some milliseconds.
 
     Args:
         graph_from: Entries of a partition from which on its search is approximate.
@@ -98,8 +99,54 @@ class VectorIndex:
             return sum(map(len, self._partitions.values()))
 
 
+class _Segment:
+    """A flat index of entries that came one after the other."""
+
+    def __init__(self, faiss: Any, dimensions: int) -> None:
+        self._faiss = faiss
+        self.index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
+        self.waiting: dict[int, None] = {}
+        """Entries that are not in the graph yet, in their order."""
+        self._moved: set[int] = set()
+
+    def add(self, id_: int, row: Vectors) -> None:
+        self.index.add_with_ids(row, np.array([id_], dtype=np.int64))
+        self.waiting[id_] = None
+
+    def remove(self, id_: int) -> bool:
+        """Remove an entry; return whether it was waiting."""
+        was_waiting = id_ in self.waiting
+        if not was_waiting and id_ not in self._moved:
+            return False
+        chosen = self._faiss.IDSelectorBatch(np.array([id_], dtype=np.int64))
+        self.index.remove_ids(chosen)
+        self._moved.discard(id_)
+        self.waiting.pop(id_, None)
+        return was_waiting
+
+    def next_few(self) -> tuple[list[int], Vectors]:
+        """Return what is to be moved next."""
+        ids = list(islice(self.waiting, _CHUNK))
+        return ids, np.vstack([self.index.reconstruct(id_) for id_ in ids])
+
+    def has_moved(self, ids: Iterable[int]) -> None:
+        """Note what is in the graph now: its rows stay here, and are passed over."""
+        for id_ in ids:
+            del self.waiting[id_]
+            self._moved.add(id_)
+
+    def rows(self) -> tuple[list[int], Vectors]:
+        """Return what is waiting."""
+        ids = self._faiss.vector_to_array(self.index.id_map)
+        places = [place for place, id_ in enumerate(ids) if int(id_) in self.waiting]
+        if not places:
+            return [], np.empty((0, self.index.d), dtype=np.float32)
+        rows: Vectors = self.index.index.reconstruct_n(0, len(ids))
+        return [int(ids[place]) for place in places], rows[places]
+
+
 class _Partition:
-    """A flat index of new entries before a graph of the others."""
+    """A graph, and flat segments of what is not in it yet."""
 
     def __init__(self, dimensions: int, *, graph_from: int) -> None:
         import faiss  # noqa: PLC0415 - takes 0.3 s, paid by the first entry
@@ -108,8 +155,7 @@ class _Partition:
         self._dimensions = dimensions
         self._graph_from = graph_from
         self._lock = threading.Lock()
-        self._flat: Any = self._new_flat()
-        self._flat_ids: set[int] = set()
+        self._segments = [_Segment(faiss, dimensions)]
         self._graph: Any = None
         self._graph_ids: list[int] = []
         self._in_graph: set[int] = set()
@@ -117,16 +163,19 @@ class _Partition:
         self._mover: threading.Thread | None = None
 
     def __len__(self) -> int:
-        return len(self._flat_ids) + len(self._in_graph)
+        return self._waiting() + len(self._in_graph)
+
+    def _waiting(self) -> int:
+        return sum(len(segment.waiting) for segment in self._segments)
 
     def add(self, id_: int, row: Vectors) -> None:
         with self._lock:
-            self._flat.add_with_ids(row, np.array([id_], dtype=np.int64))
-            self._flat_ids.add(id_)
-            waiting = len(self._flat_ids)
+            if len(self._segments[-1].waiting) >= self._graph_from:
+                self._segments.append(_Segment(self._faiss, self._dimensions))
+            self._segments[-1].add(id_, row)
             # A tail of some length is cheaper to search than to move one by one.
             enough = self._graph_from if self._graph is None else self._graph_from // 10
-            if waiting > enough and self._mover is None:
+            if self._mover is None and self._waiting() > enough:
                 self._mover = threading.Thread(
                     target=self._move, name="tokenopt-index", daemon=True
                 )
@@ -134,17 +183,20 @@ class _Partition:
 
     def remove(self, id_: int) -> bool:
         with self._lock:
-            if id_ in self._flat_ids:
-                self._forget_flat([id_])
-            elif id_ in self._in_graph:
-                self._in_graph.discard(id_)
-            else:
-                return False
-        return True
+            was_there = id_ in self._in_graph
+            self._in_graph.discard(id_)
+            for segment in self._segments:
+                was_there = segment.remove(id_) or was_there
+        return was_there
 
     def search(self, row: Vectors, most: int) -> list[Near]:
         with self._lock:
-            near = self._pairs(self._flat, row, min(most, len(self._flat_ids)))
+            near = [
+                one
+                for segment in self._segments
+                for one in self._pairs(segment.index, row, min(most, segment.index.ntotal))
+                if one.id in segment.waiting
+            ]
             if self._graph is not None:
                 # What was removed takes places among the nearest.
                 gone = len(self._graph_ids) - len(self._in_graph)
@@ -167,34 +219,52 @@ class _Partition:
         while True:
             with self._lock:
                 many_gone = 3 * len(self._in_graph) < 2 * len(self._graph_ids)
-                if self._graph is not None and not many_gone:
-                    if not self._flat_ids:
-                        self._mover = None
-                        return
-                    self._add_some()
-                    continue
-                ids, rows = self._snapshot()
-            graph = self._new_graph(rows)  # takes long, and holds nobody up
-            with self._lock:
-                removed = set(ids) - self._flat_ids - self._in_graph
-                self._graph, self._graph_ids = graph, ids
-                self._in_graph = set(ids) - removed
-                self._forget_flat([id_ for id_ in ids if id_ in self._flat_ids])
+                many_new = 2 * self._waiting() > len(self._in_graph)
+                if self._graph is not None and not many_gone and not many_new:
+                    if self._add_some():
+                        continue
+                    self._mover = None
+                    return
+                sealed = self._segments
+                self._segments = [*sealed, _Segment(self._faiss, self._dimensions)]
+            self._build(sealed)  # takes long, and holds nobody up
 
-    def _add_some(self) -> None:
-        ids = sorted(self._flat_ids)[:_CHUNK]
-        self._graph.add(np.vstack([self._flat.reconstruct(id_) for id_ in ids]))
+    def _add_some(self) -> bool:
+        while len(self._segments) > 1 and not self._segments[0].waiting:
+            del self._segments[0]
+        segment = self._segments[0]
+        if not segment.waiting:
+            self._segments = [_Segment(self._faiss, self._dimensions)]
+            return False
+        ids, rows = segment.next_few()
+        self._graph.add(rows)
         self._graph_ids += ids
         self._in_graph.update(ids)
-        self._forget_flat(ids)
+        segment.has_moved(ids)
+        return True
 
-    def _snapshot(self) -> tuple[list[int], Vectors]:
-        """Return the entries that a new graph should hold."""
-        places = [n for n, id_ in enumerate(self._graph_ids) if id_ in self._in_graph]
-        ids = sorted(self._flat_ids)
-        rows = [self._graph.reconstruct(place) for place in places]
-        rows += [self._flat.reconstruct(id_) for id_ in ids]
-        return [self._graph_ids[place] for place in places] + ids, np.vstack(rows)
+    def _build(self, sealed: Sequence[_Segment]) -> None:
+        """Put a new graph of all in the place of the old one."""
+        parts = [([], np.empty((0, self._dimensions), dtype=np.float32)), self._kept_of_graph()]
+        for segment in sealed:
+            with self._lock:
+                parts.append(segment.rows())
+        ids = [id_ for some, _ in parts for id_ in some]
+        graph = self._new_graph(np.vstack([rows for _, rows in parts]))
+        with self._lock:
+            there = self._in_graph.union(*(segment.waiting for segment in sealed))
+            self._graph, self._graph_ids = graph, ids
+            self._in_graph = there.intersection(ids)
+            self._segments = self._segments[len(sealed) :]
+
+    def _kept_of_graph(self) -> tuple[list[int], Vectors]:
+        if self._graph is None:
+            return [], np.empty((0, self._dimensions), dtype=np.float32)
+        with self._lock:
+            places = [n for n, id_ in enumerate(self._graph_ids) if id_ in self._in_graph]
+        # Nobody else adds to the graph, so it can be read while others search.
+        rows: Vectors = self._graph.reconstruct_n(0, len(self._graph_ids))
+        return [self._graph_ids[place] for place in places], rows[places]
 
     def _new_graph(self, rows: Vectors) -> Any:
         graph = self._faiss.IndexHNSWFlat(
@@ -204,13 +274,6 @@ class _Partition:
         graph.hnsw.efSearch = _BREADTH
         graph.add(rows)
         return graph
-
-    def _forget_flat(self, ids: Sequence[int]) -> None:
-        if not ids:
-            return
-        chosen = self._faiss.IDSelectorBatch(np.array(ids, dtype=np.int64))
-        self._flat.remove_ids(chosen)
-        self._flat_ids.difference_update(ids)
 
     def _pairs(self, index: Any, row: Vectors, most: int) -> list[Near]:
         if most < 1:
@@ -228,9 +291,6 @@ class _Partition:
             for id_, similarity in zip(ids[0], similarities[0], strict=True)
             if id_ >= 0
         ]
-
-    def _new_flat(self) -> Any:
-        return self._faiss.IndexIDMap2(self._faiss.IndexFlatIP(self._dimensions))
 
 
 def _unit(vector: Sequence[float]) -> Vectors:
