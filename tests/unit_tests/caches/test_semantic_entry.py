@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_tokenopt.caches.template import Packed
 
 from langchain_tokenopt.caches import UnreadableError
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_entry import EntryCodec
 from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
+from langchain_tokenopt.caches.template import Packed
 
 ANSWER = ChatGeneration(message=AIMessage("Click here."))
 
