@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 _LINKS = 32  # of each entry of the graph; more find better and take longer to build
-_BREADTH = 128  # candidates looked at in a search
+_BREADTH, _BREADTH_OF_LARGE = 128, 256  # candidates looked at in a search
+_LARGE = 200_000
 _BUILD_BREADTH = 80  # and when an entry is added; more takes long and finds no better
 _CHUNK = 16  # entries moved into the graph at once, while searches wait
 
@@ -271,7 +272,7 @@ class _Partition:
             self._dimensions, _LINKS, self._faiss.METRIC_INNER_PRODUCT
         )
         graph.hnsw.efConstruction = _BUILD_BREADTH
-        graph.hnsw.efSearch = _BREADTH
+        graph.hnsw.efSearch = _BREADTH if len(rows) < _LARGE else _BREADTH_OF_LARGE
         graph.add(rows)
         return graph
 
