@@ -66,16 +66,18 @@ def server() -> Iterator[tuple[str, bool] | None]:
         ) as process,
         redis.Redis(port=port) as client,
     ):
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.01)
-        yield f"redis://127.0.0.1:{port}/0", json is not None
-        process.kill()
+        try:
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    client.ping()
+                    break
+                except redis.ConnectionError:
+                    assert time.monotonic() < deadline, "the server did not start"
+                    time.sleep(0.01)
+            yield f"redis://127.0.0.1:{port}/0", json is not None
+        finally:
+            process.kill()
 
 
 def peer(url: str, *, json: bool) -> Any:
@@ -92,7 +94,7 @@ def entries(url: str, *, json: bool, rounds: int, times: int) -> None:
     cache, store = RedisCache(url, ttl_s=600), RedisStore(url, namespace="bench")
     client, theirs = redis.Redis.from_url(url), peer(url, json=json)
     cache.update(PROMPT, LLM, ANSWER)
-    value = cache.store.get([cache.key(PROMPT, LLM).exact]).popitem()[1]
+    value = cache.store.get([cache.key(PROMPT, LLM).digest]).popitem()[1]
     looks: dict[str, Callable[[], object]] = {
         "redis-py GET": lambda: client.get("plain"),
         "RedisStore.get": lambda: store.get([KEY]),
