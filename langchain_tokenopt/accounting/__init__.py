@@ -11,7 +11,7 @@ from langchain_tokenopt.accounting.prices import (
     first_known,
     warn_if_stale,
 )
-from langchain_tokenopt.accounting.records import CallRecord, Kind, Totals
+from langchain_tokenopt.accounting.records import CallRecord, Kind, RecordListener, Totals
 from langchain_tokenopt.accounting.report import dollars, seconds
 from langchain_tokenopt.accounting.totals import GroupField
 from langchain_tokenopt.accounting.tracking import track_usage
@@ -27,6 +27,7 @@ __all__ = [
     "PriceEntry",
     "PriceOverrides",
     "PriceSource",
+    "RecordListener",
     "ReportedUsage",
     "Totals",
     "Usage",

@@ -1,6 +1,7 @@
 """The ledger: every model call once, with its tokens, its cost and what was saved."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -8,12 +9,14 @@ from typing import Any, Self
 
 from langchain_tokenopt.accounting.callback import RecordingHandler
 from langchain_tokenopt.accounting.prices import GenaiPrices, PriceSource
-from langchain_tokenopt.accounting.records import CallRecord, Totals
+from langchain_tokenopt.accounting.records import CallRecord, RecordListener, Totals
 from langchain_tokenopt.accounting.report import report_text, totals_as_json
 from langchain_tokenopt.accounting.sqlite import SqliteRecords
 from langchain_tokenopt.accounting.storage import MemoryRecords, RecordStorage
 from langchain_tokenopt.accounting.totals import GROUP_FIELDS, GroupField, Window
 from langchain_tokenopt.errors import ConfigurationError
+
+_LOG = logging.getLogger(__name__)
 
 
 class UsageLedger(RecordingHandler):
@@ -28,6 +31,9 @@ class UsageLedger(RecordingHandler):
     Args:
         path: An SQLite file that processes may share; without one, records live in memory.
         prices: Where prices come from; by default the installed genai-prices snapshot.
+        listeners: Told of every call once it is booked: alerts, telemetry, a function of yours.
+            They run in the thread of the call and must be quick; one that raises is logged once,
+            counted in `listener_failures`, and breaks no call.
 
     >>> from langchain_tokenopt.testing import ScriptedModel
     >>> ledger = UsageLedger()
@@ -38,14 +44,30 @@ class UsageLedger(RecordingHandler):
     """
 
     def __init__(
-        self, path: str | Path | None = None, *, prices: PriceSource | None = None
+        self,
+        path: str | Path | None = None,
+        *,
+        prices: PriceSource | None = None,
+        listeners: Sequence[RecordListener] = (),
     ) -> None:
         self._storage: RecordStorage = MemoryRecords() if path is None else SqliteRecords(path)
-        super().__init__(record=self._storage.add, prices=prices or GenaiPrices())
+        self._listeners = tuple(listeners)
+        self.listener_failures = 0
+        record = self.append if self._listeners else self._storage.add
+        super().__init__(record=record, prices=prices or GenaiPrices())
 
     def append(self, record: CallRecord) -> None:
         """Add a call that no callback saw: a batch job, an embedding, a replayed log."""
         self._storage.add(record)
+        for listener in self._listeners:
+            try:
+                listener(record)
+            except Exception as error:  # noqa: BLE001 - no listener may break the call
+                self.listener_failures += 1
+                if self.listener_failures == 1:
+                    _LOG.warning(
+                        "%r failed, the calls are booked all the same: %r", listener, error
+                    )
 
     def records(
         self, *, since: datetime | None = None, until: datetime | None = None

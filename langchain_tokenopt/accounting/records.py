@@ -1,5 +1,6 @@
 """What the ledger keeps of each call."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -50,6 +51,10 @@ class CallRecord:
     """Whether the call served the application itself: a summary of its history, a judge."""
     estimated: bool = False
     """Whether the usage was counted here because the provider reported none."""
+
+
+RecordListener = Callable[[CallRecord], None]
+"""Told of each call once it is booked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
