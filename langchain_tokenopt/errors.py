@@ -5,8 +5,12 @@ TokenOptError
 ├── MissingExtraError (ImportError)   an optional dependency is not installed
 ├── LogFormatError (ValueError)       a call log that cannot be read at all
 ├── LedgerFileError (OSError)         a ledger's file that cannot be read
+├── StoreError (OSError)              a store that cannot be read or written now
+├── BudgetExceededError (RuntimeError)  a call that was not made for want of budget
 └── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
+
+from typing import Any
 
 
 class TokenOptError(Exception):
@@ -35,6 +39,23 @@ class LogFormatError(TokenOptError, ValueError):
 
 class LedgerFileError(TokenOptError, OSError):
     """A ledger's file cannot be read; the message says why, and what is still in memory."""
+
+
+class StoreError(TokenOptError, OSError):
+    """A store cannot be reached, read or written."""
+
+
+class BudgetExceededError(TokenOptError, RuntimeError):
+    """A call was not made: a budget has not enough left for it.
+
+    `status` is how the budget stands (an `accounting.BudgetStatus`), `needed` what was asked of it
+    (an `accounting.Amounts`).
+    """
+
+    def __init__(self, message: str, *, status: Any, needed: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.needed = needed
 
 
 class ScriptExhaustedError(TokenOptError, RuntimeError):

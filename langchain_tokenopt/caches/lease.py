@@ -12,15 +12,15 @@ from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
-from langchain_tokenopt.caches.redis_client import (
+from langchain_tokenopt.caches.store import StoreError, Tally
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.redis_client import (
     AsyncClient,
     Command,
     RedisClients,
     SyncClient,
     checked_namespace,
 )
-from langchain_tokenopt.caches.store import StoreError, Tally
-from langchain_tokenopt.errors import ConfigurationError
 
 T = TypeVar("T")
 _RELEASE = """

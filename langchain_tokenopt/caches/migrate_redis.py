@@ -14,9 +14,9 @@ from langchain_tokenopt.caches.codec import UnencodableError, UnreadableError
 from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.migrate import old_answers
-from langchain_tokenopt.caches.redis_client import RedisClients, SyncClient
 from langchain_tokenopt.caches.store import Store, StoreError, Tally
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.redis_client import RedisClients, SyncClient
 
 _LOG = logging.getLogger(__name__)
 

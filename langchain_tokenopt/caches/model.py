@@ -14,11 +14,10 @@ from typing import Any
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
 from pydantic import BaseModel, PrivateAttr
 from typing_extensions import override
 
@@ -26,11 +25,19 @@ from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.keys import Keyed, KeyMaker, canonical_prompt
 from langchain_tokenopt.caches.lead import Answers, Lead, Leads, Leases
-from langchain_tokenopt.caches.replay import replay, restore_parsed, served, settled
-from langchain_tokenopt.caches.rewire import replace_models
+from langchain_tokenopt.caches.replay import restore_parsed, served, settled
 from langchain_tokenopt.caches.store import Tally
-from langchain_tokenopt.caches.upstream import acall, astream_of, call, copied, merged, stream_of
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.wrapping import (
+    WrappedChatModel,
+    acall,
+    astream_of,
+    call,
+    check_kind,
+    copied,
+    merged,
+    replay,
+    stream_of,
+)
 
 _LOG = logging.getLogger(__name__)
 _IN_FLIGHT = "in_flight"
@@ -51,7 +58,7 @@ class _Request:
     """What was asked for as `response_format`."""
 
 
-class CachedChatModel(BaseChatModel):
+class CachedChatModel(WrappedChatModel):
     """Answers from a cache where it can, with one call for any number of identical ones in flight.
 
     Stands wherever the wrapped model stood: `invoke`, `batch`, `stream`, their async twins,
@@ -80,7 +87,6 @@ class CachedChatModel(BaseChatModel):
     1
     """
 
-    model: BaseChatModel
     response_cache: BaseCache
 
     _tally: Tally = PrivateAttr(default_factory=Tally)
@@ -96,19 +102,8 @@ class CachedChatModel(BaseChatModel):
         lease: Leases | None = None,
         **keywords: Any,
     ) -> None:
-        _check(model, BaseChatModel, "wrap the model first, then bind tools to the wrapped one")
-        _check(cache, BaseCache, "pass a LangChain cache, such as MemoryCache()")
-        # What the caller sees of the wrapped model; its rate limit is kept to by real calls only.
-        shown = {
-            name: getattr(model, name)
-            for name in (
-                "name", "verbose", "callbacks", "tags", "metadata", "custom_get_token_ids",
-                "disable_streaming", "output_version", "profile",
-            )
-        }  # fmt: skip
-        super().__init__(
-            **{**shown, **keywords, "model": model, "response_cache": cache, "cache": False}
-        )
+        check_kind(cache, BaseCache, "pass a LangChain cache, such as MemoryCache()")
+        super().__init__(model, **{**keywords, "response_cache": cache})
         self._lease = lease
         self._leads = Leads(cache, lease=lease)
         self._keyed = cache if isinstance(cache, Keyed) else None  # slow to ask each time
@@ -117,48 +112,6 @@ class CachedChatModel(BaseChatModel):
     def cache_failures(self) -> int:
         """How often the cache raised; the calls went on without it."""
         return self._tally.of("failures")
-
-    @override
-    def bind_tools(
-        self, tools: Sequence[Any], **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        return replace_models(self.model.bind_tools(tools, **kwargs), self._wrapped)
-
-    @override
-    def with_structured_output(
-        self, schema: Any, **kwargs: Any
-    ) -> Runnable[LanguageModelInput, Any]:
-        return replace_models(self.model.with_structured_output(schema, **kwargs), self._wrapped)
-
-    @override
-    def get_token_ids(self, text: str) -> list[int]:
-        return self.model.get_token_ids(text)
-
-    @override
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
-        return self.model.get_num_tokens_from_messages(messages, tools)
-
-    @property
-    @override
-    def _llm_type(self) -> str:
-        return self.model._llm_type
-
-    @property
-    @override
-    def _identifying_params(self) -> Any:
-        return self.model._identifying_params
-
-    @override
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return self.model._get_ls_params(stop=stop, **kwargs)
-
-    @override
-    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        return self.model._get_invocation_params(stop=stop, **kwargs)
-
-    @override
-    def _combine_llm_outputs(self, llm_outputs: list[Any]) -> Any:
-        return self.model._combine_llm_outputs(llm_outputs)
 
     @override
     def _generate(
@@ -219,7 +172,7 @@ class CachedChatModel(BaseChatModel):
                 yield from replay(spared[0])
                 return
             chunks = []
-            with closing(stream_of(self.model, messages, stop, kwargs)) as stream:
+            with closing(stream_of(self.model, messages, stop, run_manager, kwargs)) as stream:
                 for chunk in stream:
                     chunks.append(copied(chunk))
                     lead.pause()
@@ -248,7 +201,9 @@ class CachedChatModel(BaseChatModel):
                     yield chunk
                 return
             chunks = []
-            async with aclosing(astream_of(self.model, messages, stop, kwargs)) as stream:
+            async with aclosing(
+                astream_of(self.model, messages, stop, run_manager, kwargs)
+            ) as stream:
                 async for chunk in stream:
                     chunks.append(copied(chunk))
                     lead.pause()
@@ -256,9 +211,8 @@ class CachedChatModel(BaseChatModel):
                     lead.resume()
             await self._ashare(lead, request, merged(chunks))
 
-    def _wrapped(self, model: BaseChatModel) -> BaseChatModel:
-        if model is self.model:
-            return self
+    @override
+    def _around(self, model: BaseChatModel) -> BaseChatModel:
         return type(self)(model, cache=self.response_cache, lease=self._lease)
 
     def _lead(self, request: _Request, *, streams: bool = False) -> AbstractContextManager[Lead]:
@@ -366,12 +320,6 @@ class CachedChatModel(BaseChatModel):
             answers = served(found, source=source or type(self.response_cache).__name__)
         restore_parsed(answers, schema=request.schema)
         return answers
-
-
-def _check(value: Any, kind: type, advice: str) -> None:
-    if not isinstance(value, kind):
-        message = f"expected a {kind.__name__}, got {type(value).__name__}; {advice}"
-        raise ConfigurationError(message)
 
 
 def _without_id(message: BaseMessage) -> BaseMessage:

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.keys import Tenant
-from langchain_tokenopt.caches.redis_client import (
+from langchain_tokenopt.caches.store import Held, StoreEvents, StoreSize
+from langchain_tokenopt.redis_client import (
     AsyncClient,
     Command,
     RedisClients,
     SyncClient,
     checked_namespace,
 )
-from langchain_tokenopt.caches.store import Held, StoreEvents, StoreSize
 
 T = TypeVar("T")
 # What an operation asks for, and the replies that it gets: `True` means that all run as one.

@@ -1,20 +1,14 @@
-"""Answers on their way into a cache and out again: settled in, fresh copies or chunks out."""
+"""Answers on their way into a cache and out again: settled in, fresh copies out."""
 
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import BaseModel, ValidationError
 
 from langchain_tokenopt.caches.codec import copied
 from langchain_tokenopt.messages import CACHE_MARK, mark_cache_hit
-
-_MOST_CHUNKS = 64
-_WORD = re.compile(r"\S{1,24}\s*|\s+")
 
 
 def settled(result: ChatResult) -> list[ChatGeneration]:
@@ -107,48 +101,3 @@ def restore_parsed(generations: Sequence[ChatGeneration], *, schema: Any) -> Non
             message.additional_kwargs["parsed"] = schema.model_validate_json(text)
         except ValidationError:
             continue  # the model's own call had nothing parsed to show either
-
-
-def replay(generation: ChatGeneration) -> Iterator[ChatGenerationChunk]:
-    """Yield an answer as a stream whose sum is the answer.
-
-    Text comes a few words at a time, in at most 64 chunks: the boundaries of the first stream are
-    not kept, since an answer may come from a call that did not stream. Tool calls, usage and
-    metadata come whole, on the last chunk.
-    """
-    message = generation.message
-    content = message.content
-    if isinstance(content, str):
-        for piece in _pieces(content):
-            yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-    elif content:
-        yield ChatGenerationChunk(message=AIMessageChunk(content=content))
-    called = message if isinstance(message, AIMessage) else AIMessage("")
-    yield ChatGenerationChunk(
-        message=AIMessageChunk(
-            content="" if isinstance(content, str) else [],
-            additional_kwargs=message.additional_kwargs,
-            response_metadata=message.response_metadata,
-            usage_metadata=called.usage_metadata,
-            tool_call_chunks=_call_chunks(called),
-            name=message.name,
-            chunk_position="last",
-        ),
-        generation_info=generation.generation_info,
-    )
-
-
-def _pieces(text: str) -> Iterator[str]:
-    words = _WORD.findall(text)
-    step = max(1, -(-len(words) // (_MOST_CHUNKS - 1)))
-    for start in range(0, len(words), step):
-        yield "".join(words[start : start + step])
-
-
-def _call_chunks(message: AIMessage) -> list[ToolCallChunk]:
-    calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls]
-    broken = [(call["name"], call["args"], call["id"]) for call in message.invalid_tool_calls]
-    return [
-        tool_call_chunk(name=name, args=arguments, id=call_id, index=index)
-        for index, (name, arguments, call_id) in enumerate([*calls, *broken])
-    ]

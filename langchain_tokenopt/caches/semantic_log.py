@@ -16,11 +16,11 @@ from langchain_tokenopt.caches.codec import UnreadableError
 from langchain_tokenopt.caches.kept import KeptQuestions
 from langchain_tokenopt.caches.likeness import WordWeights
 from langchain_tokenopt.caches.question import Question
-from langchain_tokenopt.caches.redis_client import Command
 from langchain_tokenopt.caches.semantic_entry import EntryCodec, Stored
 from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import FOLLOW, SNAPSHOT
 from langchain_tokenopt.caches.store import StoreError
+from langchain_tokenopt.redis_client import Command
 
 _AT_ONCE = 500
 _NOTHING = b""  # the name of what is kept where nothing is

@@ -14,12 +14,6 @@ from langchain_core.outputs import Generation
 from langchain_tokenopt.caches.codec import UnencodableError, UnreadableError
 from langchain_tokenopt.caches.likeness import WordWeights, read
 from langchain_tokenopt.caches.question import Question
-from langchain_tokenopt.caches.redis_client import (
-    Command,
-    RedisClients,
-    SyncClient,
-    checked_namespace,
-)
 from langchain_tokenopt.caches.semantic_entry import EntryCodec
 from langchain_tokenopt.caches.semantic_log import LocalSearch, digest_of
 from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
@@ -28,6 +22,12 @@ from langchain_tokenopt.caches.semantic_vectors import ServerSearch, set_name
 from langchain_tokenopt.caches.store import StoreError
 from langchain_tokenopt.caches.template import Packed
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.redis_client import (
+    Command,
+    RedisClients,
+    SyncClient,
+    checked_namespace,
+)
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -5,6 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from langchain_tokenopt.errors import StoreError
+
+__all__ = ["Held", "Store", "StoreError", "StoreEvents", "StoreSize", "Tally"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSize:
@@ -107,10 +111,6 @@ class Store(Protocol):
     def close(self) -> None:
         """Release what is held; the store may be used again."""
         ...
-
-
-class StoreError(OSError):
-    """A store cannot be reached, read or written."""
 
 
 class Tally:

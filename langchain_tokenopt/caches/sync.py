@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from langchain_tokenopt.caches.redis import entry_prefix
-from langchain_tokenopt.caches.redis_client import RedisClients, SyncClient
 from langchain_tokenopt.caches.store import Tally
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.redis_client import RedisClients, SyncClient
 
 _LOG = logging.getLogger(__name__)
 _CHANNEL = "__redis__:invalidate"

@@ -11,7 +11,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
-from langchain_tokenopt.caches.replay import replay
+from langchain_tokenopt.wrapping.chunks import replay
+from langchain_tokenopt.wrapping.model import WrappedChatModel
 
 
 def call(
@@ -23,7 +24,7 @@ def call(
 ) -> ChatResult:
     """Return the model's answer; its rate limit is kept."""
     if _always_streams(model):
-        with closing(stream_of(model, messages, stop, kwargs)) as stream:
+        with closing(stream_of(model, messages, stop, run_manager, kwargs)) as stream:
             return merged(list(stream))
     if model.rate_limiter is not None:
         model.rate_limiter.acquire(blocking=True)
@@ -39,7 +40,7 @@ async def acall(
 ) -> ChatResult:
     """Return the model's answer; its rate limit is kept."""
     if _always_streams(model):
-        async with aclosing(astream_of(model, messages, stop, kwargs)) as stream:
+        async with aclosing(astream_of(model, messages, stop, run_manager, kwargs)) as stream:
             return merged([chunk async for chunk in stream])
     if model.rate_limiter is not None:
         await model.rate_limiter.aacquire(blocking=True)
@@ -51,6 +52,7 @@ def stream_of(
     model: BaseChatModel,
     messages: list[BaseMessage],
     stop: list[str] | None,
+    run_manager: CallbackManagerForLLMRun | None,
     kwargs: dict[str, Any],
 ) -> Generator[ChatGenerationChunk]:
     """Yield the model's answer as it comes; whole, in chunks, from one that cannot stream."""
@@ -59,13 +61,14 @@ def stream_of(
         return
     if model.rate_limiter is not None:
         model.rate_limiter.acquire(blocking=True)
-    yield from model._stream(messages, stop, **kwargs)
+    yield from model._stream(messages, stop, **_told(model, run_manager), **kwargs)
 
 
 async def astream_of(
     model: BaseChatModel,
     messages: list[BaseMessage],
     stop: list[str] | None,
+    run_manager: AsyncCallbackManagerForLLMRun | None,
     kwargs: dict[str, Any],
 ) -> AsyncGenerator[ChatGenerationChunk]:
     """Yield the model's answer as it comes; whole, in chunks, from one that cannot stream."""
@@ -76,7 +79,7 @@ async def astream_of(
         return
     if model.rate_limiter is not None:
         await model.rate_limiter.aacquire(blocking=True)
-    stream: Any = model._astream(messages, stop, **kwargs)
+    stream: Any = model._astream(messages, stop, **_told(model, run_manager), **kwargs)
     async with aclosing(stream):  # unlike `yield from`, `async for` leaves it open
         async for chunk in stream:
             yield chunk
@@ -102,6 +105,11 @@ def _managed(method: Callable[..., Any], run_manager: Any) -> dict[str, Any]:
     """Return the run manager for a method that takes it; not every model's does."""
     takes = "run_manager" in signature(method).parameters
     return {"run_manager": run_manager} if takes else {}
+
+
+def _told(model: BaseChatModel, run_manager: Any) -> dict[str, Any]:
+    """Return the run manager for a wrapper, which reads it; a model would announce each token."""
+    return {"run_manager": run_manager} if isinstance(model, WrappedChatModel) else {}
 
 
 def _always_streams(model: BaseChatModel) -> bool:

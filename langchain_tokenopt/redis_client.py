@@ -18,8 +18,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from langchain_tokenopt.caches.store import StoreError
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.errors import ConfigurationError, StoreError
 
 Command = tuple[Any, ...]
 SyncClient = redis.Redis | redis.RedisCluster
