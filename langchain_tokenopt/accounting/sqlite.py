@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import json
 import logging
 import queue
 import sqlite3
@@ -10,50 +9,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import chain
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 from langchain_tokenopt.accounting.records import CallRecord, Totals
+from langchain_tokenopt.accounting.rollup import ROLLUP_SCHEMA, add_rollup
+from langchain_tokenopt.accounting.sqlite_rows import (
+    COLUMNS,
+    CREATE,
+    INSERT,
+    microseconds,
+    record_of,
+    row_of,
+)
 from langchain_tokenopt.accounting.sqlite_totals import totals_in
 from langchain_tokenopt.accounting.totals import GroupField, Window, total, total_by
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
 from langchain_tokenopt.errors import ConfigurationError, LedgerFileError
 
 _LOG = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
 _MOST_UNSAVED = 100_000
 _RETRY_AFTER_S = 5.0
 _BATCH = 500
 _UNSTORABLE = (ArithmeticError, TypeError, ValueError, sqlite3.ProgrammingError)
-
-# Money is a whole number of 1e-12 dollars: a price of six decimals per million tokens is exact.
-PICO = Decimal(10) ** 12
-
-_TEXT = (
-    "kind", "model", "model_asked", "provider", "tier", "feature", "endpoint", "tenant", "node",
-    "cache", "error",
-)  # fmt: skip
-_COLUMNS = (
-    "run_id", "parent_id", "started_at", *_TEXT, "tags", "cost", "saved", "latency_s",
-    "first_token_s", "overhead", "estimated", *USAGE_FIELDS,
-)  # fmt: skip
-
-_CREATE = f"""
-CREATE TABLE IF NOT EXISTS calls (
-    run_id BLOB PRIMARY KEY, parent_id BLOB, started_at INTEGER NOT NULL,
-    {", ".join(f"{name} TEXT" for name in _TEXT)}, tags TEXT,
-    cost INTEGER, saved INTEGER, latency_s REAL, first_token_s REAL,
-    overhead INTEGER, estimated INTEGER,
-    {", ".join(f"{name} INTEGER NOT NULL" for name in USAGE_FIELDS)}
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS calls_started_at ON calls (started_at);
-"""
-_INSERT = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
 
 
 class SqliteRecords:
@@ -182,12 +160,12 @@ class SqliteRecords:
 
     def _insert(self, connection: sqlite3.Connection) -> None:
         try:
-            connection.executemany(_INSERT, [_row(record) for record in self._unsaved])
+            connection.executemany(INSERT, [row_of(record) for record in self._unsaved])
         except _UNSTORABLE:
             # One bad record must not keep the others out of the file, nor end the writer.
             for record in self._unsaved:
                 try:
-                    connection.execute(_INSERT, _row(record))
+                    connection.execute(INSERT, row_of(record))
                 except _UNSTORABLE as error:
                     self._lost += 1
                     _LOG.warning("the ledger cannot keep the record %s: %r", record.run_id, error)
@@ -203,10 +181,11 @@ class SqliteRecords:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION:
-                message = f"the file has schema {version}, this version knows {_SCHEMA_VERSION}"
+            if version > ROLLUP_SCHEMA:
+                message = f"the file has schema {version}, this version knows {ROLLUP_SCHEMA}"
                 raise sqlite3.DatabaseError(message)
-            connection.executescript(f"{_CREATE}; PRAGMA user_version={_SCHEMA_VERSION}")
+            if version < ROLLUP_SCHEMA:
+                _upgrade(connection)
         except sqlite3.Error:
             connection.close()
             raise
@@ -240,11 +219,11 @@ class SqliteRecords:
         """Yield the records of a window, oldest first, those that could not be written last."""
         with self._reading() as connection:
             where, values = _where(window)
-            columns = ", ".join(_COLUMNS)
+            columns = ", ".join(COLUMNS)
             query = f"SELECT {columns} FROM calls {where} ORDER BY started_at"  # noqa: S608 - our own names
             rows = connection.execute(query, values) if connection is not None else iter(())
             unsaved = [record for record in self._unsaved if window.covers(record)]
-            yield from chain(map(_record, rows), unsaved)
+            yield from chain(map(record_of, rows), unsaved)
 
     def totals(self, window: Window) -> Totals:
         """Return the sums of a window."""
@@ -263,62 +242,25 @@ class SqliteRecords:
         return total_by(self.records(window), by)
 
 
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Create what a new or older file lacks: all of it or, where the process dies, nothing."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version >= ROLLUP_SCHEMA:
+            return  # another process was quicker
+        for statement in CREATE:
+            connection.execute(statement)
+        add_rollup(connection)
+        connection.execute(f"PRAGMA user_version={ROLLUP_SCHEMA}")
+
+
 def _where(window: Window) -> tuple[str, tuple[int, ...]]:
     conditions, values = ["1"], []
     if window.since is not None:
         conditions.append("started_at >= ?")
-        values.append(_microseconds(window.since))
+        values.append(microseconds(window.since))
     if window.until is not None:
         conditions.append("started_at < ?")
-        values.append(_microseconds(window.until))
+        values.append(microseconds(window.until))
     return f"WHERE {' AND '.join(conditions)}", tuple(values)
-
-
-def _microseconds(at: datetime) -> int:
-    since = at - datetime.fromtimestamp(0, UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _row(record: CallRecord) -> tuple[Any, ...]:
-    return (
-        record.run_id.bytes,
-        record.parent_id.bytes if record.parent_id else None,
-        _microseconds(record.started_at),
-        *(_storable(getattr(record, name)) for name in _TEXT),
-        json.dumps(record.tags) if record.tags else None,
-        None if record.cost is None else int(record.cost * PICO),
-        None if record.saved is None else int(record.saved * PICO),
-        record.latency_s,
-        record.first_token_s,
-        record.overhead,
-        record.estimated,
-        *(getattr(record.usage, name) for name in USAGE_FIELDS),
-    )
-
-
-def _storable(text: str | None) -> str | None:
-    """Return `text` without lone surrogates, which SQLite refuses."""
-    return None if text is None else text.encode(errors="replace").decode()
-
-
-def _record(row: tuple[Any, ...]) -> CallRecord:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    usage = Usage(**{name: values.pop(name) for name in USAGE_FIELDS})
-    seconds, micro = divmod(values.pop("started_at"), 1_000_000)
-    parent = values.pop("parent_id")
-    return CallRecord(
-        run_id=UUID(bytes=values.pop("run_id")),
-        parent_id=UUID(bytes=parent) if parent else None,
-        started_at=datetime.fromtimestamp(seconds, UTC).replace(microsecond=micro),
-        tags=tuple(json.loads(values.pop("tags") or "[]")),
-        cost=_dollars(values.pop("cost")),
-        saved=_dollars(values.pop("saved")),
-        overhead=bool(values.pop("overhead")),
-        estimated=bool(values.pop("estimated")),
-        usage=usage,
-        **values,
-    )
-
-
-def _dollars(pico: int | None) -> Decimal | None:
-    return None if pico is None else pico / PICO

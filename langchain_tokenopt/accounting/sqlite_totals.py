@@ -5,11 +5,11 @@ from decimal import Decimal
 from typing import Any
 
 from langchain_tokenopt.accounting.records import Totals
-from langchain_tokenopt.accounting.totals import GroupField
+from langchain_tokenopt.accounting.totals import ANSWERED_KINDS, GroupField
 from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
 
 _MICRO = 1_000_000
-_ANSWERED = "kind IN ('live', 'cache_hit', 'embedding')"
+_ANSWERED = f"kind IN ({', '.join(map(repr, ANSWERED_KINDS))})"
 
 
 def totals_in(

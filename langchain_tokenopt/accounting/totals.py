@@ -10,6 +10,9 @@ from typing import Literal
 from langchain_tokenopt.accounting.records import CallRecord, Totals
 from langchain_tokenopt.accounting.usage import Usage
 
+ANSWERED_KINDS = ("live", "cache_hit", "embedding")
+"""The kinds of calls whose latency is that of an answer."""
+
 GroupField = Literal[
     "model", "provider", "tier", "feature", "endpoint", "tenant", "node", "kind", "cache", "day"
 ]
@@ -114,7 +117,7 @@ def _add(sums: _Sums, record: CallRecord) -> None:
         sums.unpriced_calls += 1
         sums.unpriced_tokens += record.usage.total_tokens
         sums.unpriced_models.add(record.model)
-    if record.kind in ("live", "cache_hit", "embedding"):
+    if record.kind in ANSWERED_KINDS:
         sums.latencies.append(record.latency_s)
     if record.first_token_s is not None:
         sums.first_tokens.append(record.first_token_s)
