@@ -57,6 +57,16 @@ class LedgerFile:
         found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'")
         return found.fetchone() is not None
 
+    def check(self) -> None:
+        """Raise what `reading` would, without adding up the calls of an older file."""
+        with self._lock:
+            try:
+                self._connect()
+            except sqlite3.Error as error:
+                raise LedgerFileError(self._told(error)) from error
+            finally:
+                self._close()
+
     def close(self) -> None:
         """Let go of the file; the next look opens it again."""
         with self._lock:
@@ -68,28 +78,35 @@ class LedgerFile:
             self._connection = None
 
     def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and self._identity != self._identity_now():
+            self._close()
+        if self._connection is None:
+            connection, schema = self._connect()
+            if schema < ROLLUP_SCHEMA:
+                add_passing_rollup(connection)
+            self._identity = self._identity_now()
+            return connection
+        return self._connection
+
+    def _connect(self) -> tuple[sqlite3.Connection, int]:
         if not self.path.is_file():
             message = (
                 f"expected the file of a ledger, found none at {self.path}; give the path that "
                 "UsageLedger(path) was given"
             )
             raise LedgerFileError(message)
-        if self._connection is not None and self._identity != self._identity_now():
-            self._close()
-        if self._connection is None:
-            self._connection = sqlite3.connect(
-                f"{self.path.resolve().as_uri()}?mode=ro",
-                uri=True,
-                timeout=self._timeout_s,
-                check_same_thread=False,
-            )
-            if self._check(self._connection) < ROLLUP_SCHEMA:
-                add_passing_rollup(self._connection)
-            self._identity = self._identity_now()
-        return self._connection
+        self._connection = sqlite3.connect(
+            f"{self.path.resolve().as_uri()}?mode=ro",
+            uri=True,
+            timeout=self._timeout_s,
+            check_same_thread=False,
+        )
+        return self._connection, self._check(self._connection)
 
     def _identity_now(self) -> tuple[int, ...]:
         """Return what changes when another file takes the place, or sums in memory grow old."""
+        if not self.path.is_file():
+            return ()
         status = self.path.stat()
         if self._connection is None:
             return (status.st_dev, status.st_ino)

@@ -60,6 +60,10 @@ class LedgerReader:
         self.path = Path(path)
         self._file = LedgerFile(path, timeout_s=timeout_s)
 
+    def check(self) -> None:
+        """Raise a `LedgerFileError` if the file is not there, is locked, or is no ledger."""
+        self._file.check()
+
     def extent(self) -> HourRange | None:
         """Return the hours from the first call to the last, `None` of an empty ledger."""
         with self._file.reading() as connection:
