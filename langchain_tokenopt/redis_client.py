@@ -26,7 +26,7 @@ AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 _TIMEOUT_S = 0.5
-_MOST_ASYNC_CONNECTIONS = 64
+_MOST_CONNECTIONS = 64
 _BATCH = 1_000
 # What has no meaning in a key pattern, and makes no hash tag in a cluster.
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -249,13 +249,21 @@ class _Standalone:
         self._url, self._options, self._timeout_s = url, options, timeout_s
 
     def client(self) -> SyncClient:
-        return redis.Redis.from_url(self._url, retry=_again(Retry), **self._options)
+        # Bounded, and waited for: redis-py's own pool refuses the hundred-and-first thread.
+        pool = redis.BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=_MOST_CONNECTIONS,
+            timeout=self._timeout_s,
+            retry=_again(Retry),
+            **self._options,
+        )
+        return redis.Redis.from_pool(pool)
 
     def async_client(self) -> AsyncClient:
         # Bounded: a burst of tasks should not open a connection for each of them.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self._url,
-            max_connections=_MOST_ASYNC_CONNECTIONS,
+            max_connections=_MOST_CONNECTIONS,
             timeout=self._timeout_s,
             retry=_again(AsyncRetry),
             **self._options,

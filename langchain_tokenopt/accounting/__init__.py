@@ -1,5 +1,14 @@
 """One ledger that sees every model call: exact tokens, real prices, savings apart from spend."""
 
+from langchain_tokenopt.accounting.alert import Alert
+from langchain_tokenopt.accounting.amounts import Amounts, BudgetStatus, Limits
+from langchain_tokenopt.accounting.budget import Account, Budget, Hold
+from langchain_tokenopt.accounting.budget_guard import BudgetGuard, GuardCounts
+from langchain_tokenopt.accounting.budget_handler import AsyncBudgetHandler, BudgetHandler
+from langchain_tokenopt.accounting.budget_model import BudgetedChatModel
+from langchain_tokenopt.accounting.budget_plan import PlannedCall
+from langchain_tokenopt.accounting.budget_sqlite import SqliteBudgets, read_budgets
+from langchain_tokenopt.accounting.budget_store import BudgetStore, MemoryBudgets, Outcome
 from langchain_tokenopt.accounting.ledger import UsageLedger
 from langchain_tokenopt.accounting.overrides import PriceEntry, PriceOverrides
 from langchain_tokenopt.accounting.prices import (
@@ -18,17 +27,34 @@ from langchain_tokenopt.accounting.tracking import track_usage
 from langchain_tokenopt.accounting.usage import ReportedUsage, Usage, normalise_usage
 
 __all__ = [
+    "Account",
+    "Alert",
+    "Amounts",
+    "AsyncBudgetHandler",
+    "Budget",
+    "BudgetGuard",
+    "BudgetHandler",
+    "BudgetStatus",
+    "BudgetStore",
+    "BudgetedChatModel",
     "CallRecord",
     "Cost",
     "GenaiPrices",
     "GroupField",
+    "GuardCounts",
+    "Hold",
     "Kind",
+    "Limits",
+    "MemoryBudgets",
+    "Outcome",
+    "PlannedCall",
     "Price",
     "PriceEntry",
     "PriceOverrides",
     "PriceSource",
     "RecordListener",
     "ReportedUsage",
+    "SqliteBudgets",
     "Totals",
     "Usage",
     "UsageLedger",
@@ -36,6 +62,7 @@ __all__ = [
     "dollars",
     "first_known",
     "normalise_usage",
+    "read_budgets",
     "seconds",
     "track_usage",
     "warn_if_stale",

@@ -25,8 +25,8 @@ from langchain_tokenopt.tokens import counter_for
 
 _LOG = logging.getLogger(__name__)
 
-# Calls whose end never came (a killed thread, a cancelled gather) must not pile up for ever.
-_MOST_OPEN = 100_000
+# Calls whose end never came (a killed thread, one that another handler refused) must not pile up.
+_MOST_OPEN = 20_000
 
 _WALKED_AWAY = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
 

@@ -172,7 +172,7 @@ class CachedChatModel(WrappedChatModel):
                 yield from replay(spared[0])
                 return
             chunks = []
-            with closing(stream_of(self.model, messages, stop, run_manager, kwargs)) as stream:
+            with closing(stream_of(self.model, messages, stop, self._call, kwargs)) as stream:
                 for chunk in stream:
                     chunks.append(copied(chunk))
                     lead.pause()
@@ -202,7 +202,7 @@ class CachedChatModel(WrappedChatModel):
                 return
             chunks = []
             async with aclosing(
-                astream_of(self.model, messages, stop, run_manager, kwargs)
+                astream_of(self.model, messages, stop, self._call, kwargs)
             ) as stream:
                 async for chunk in stream:
                     chunks.append(copied(chunk))

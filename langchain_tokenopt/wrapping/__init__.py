@@ -1,7 +1,7 @@
 """What a chat model needs that stands around another one."""
 
 from langchain_tokenopt.wrapping.chunks import replay
-from langchain_tokenopt.wrapping.model import WrappedChatModel, check_kind
+from langchain_tokenopt.wrapping.model import Call, WrappedChatModel, check_kind
 from langchain_tokenopt.wrapping.rewire import replace_models
 from langchain_tokenopt.wrapping.upstream import (
     acall,
@@ -13,6 +13,7 @@ from langchain_tokenopt.wrapping.upstream import (
 )
 
 __all__ = [
+    "Call",
     "WrappedChatModel",
     "acall",
     "astream_of",

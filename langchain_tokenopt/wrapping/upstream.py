@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
 from langchain_tokenopt.wrapping.chunks import replay
-from langchain_tokenopt.wrapping.model import WrappedChatModel
+from langchain_tokenopt.wrapping.model import Call, WrappedChatModel
 
 
 def call(
@@ -24,7 +24,7 @@ def call(
 ) -> ChatResult:
     """Return the model's answer; its rate limit is kept."""
     if _always_streams(model):
-        with closing(stream_of(model, messages, stop, run_manager, kwargs)) as stream:
+        with closing(stream_of(model, messages, stop, None, kwargs)) as stream:
             return merged(list(stream))
     if model.rate_limiter is not None:
         model.rate_limiter.acquire(blocking=True)
@@ -40,7 +40,7 @@ async def acall(
 ) -> ChatResult:
     """Return the model's answer; its rate limit is kept."""
     if _always_streams(model):
-        async with aclosing(astream_of(model, messages, stop, run_manager, kwargs)) as stream:
+        async with aclosing(astream_of(model, messages, stop, None, kwargs)) as stream:
             return merged([chunk async for chunk in stream])
     if model.rate_limiter is not None:
         await model.rate_limiter.aacquire(blocking=True)
@@ -52,7 +52,7 @@ def stream_of(
     model: BaseChatModel,
     messages: list[BaseMessage],
     stop: list[str] | None,
-    run_manager: CallbackManagerForLLMRun | None,
+    caller: Call | None,
     kwargs: dict[str, Any],
 ) -> Generator[ChatGenerationChunk]:
     """Yield the model's answer as it comes; whole, in chunks, from one that cannot stream."""
@@ -61,14 +61,14 @@ def stream_of(
         return
     if model.rate_limiter is not None:
         model.rate_limiter.acquire(blocking=True)
-    yield from model._stream(messages, stop, **_told(model, run_manager), **kwargs)
+    yield from model._stream(messages, stop, **_told(model, caller), **kwargs)
 
 
 async def astream_of(
     model: BaseChatModel,
     messages: list[BaseMessage],
     stop: list[str] | None,
-    run_manager: AsyncCallbackManagerForLLMRun | None,
+    caller: Call | None,
     kwargs: dict[str, Any],
 ) -> AsyncGenerator[ChatGenerationChunk]:
     """Yield the model's answer as it comes; whole, in chunks, from one that cannot stream."""
@@ -79,7 +79,7 @@ async def astream_of(
         return
     if model.rate_limiter is not None:
         await model.rate_limiter.aacquire(blocking=True)
-    stream: Any = model._astream(messages, stop, **_told(model, run_manager), **kwargs)
+    stream: Any = model._astream(messages, stop, **_told(model, caller), **kwargs)
     async with aclosing(stream):  # unlike `yield from`, `async for` leaves it open
         async for chunk in stream:
             yield chunk
@@ -107,9 +107,10 @@ def _managed(method: Callable[..., Any], run_manager: Any) -> dict[str, Any]:
     return {"run_manager": run_manager} if takes else {}
 
 
-def _told(model: BaseChatModel, run_manager: Any) -> dict[str, Any]:
-    """Return the run manager for a wrapper, which reads it; a model would announce each token."""
-    return {"run_manager": run_manager} if isinstance(model, WrappedChatModel) else {}
+def _told(model: BaseChatModel, caller: Call | None) -> dict[str, Any]:
+    """Return who calls, for a wrapper that reads it as it reads a run manager."""
+    reads = isinstance(model, WrappedChatModel) and model._reads_call and caller is not None
+    return {"run_manager": caller} if reads else {}
 
 
 def _always_streams(model: BaseChatModel) -> bool:
