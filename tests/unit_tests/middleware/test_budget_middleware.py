@@ -170,7 +170,7 @@ def test_a_wrong_policy_or_grant_is_refused() -> None:
     agent = create_agent(searching(), [], middleware=[middleware], checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
     agent.invoke(ASK, config)  # type: ignore[call-overload]
-    with pytest.raises(ConfigurationError, match="expected .* got .*lots"):
+    with pytest.raises(ConfigurationError, match=r"expected .* got .*lots"):
         agent.invoke(Command(resume={"grant": {"dollars": "lots"}}), config)
 
 
