@@ -1,6 +1,7 @@
 """The dashboard's view of single calls: filtered, paged, newest first, and one in full."""
 
 import math
+from decimal import Decimal
 
 from langchain_tokenopt.accounting import CallRecord, dollars, seconds
 from langchain_tokenopt.accounting.records import KINDS
@@ -56,12 +57,18 @@ def _line(record: CallRecord) -> dict[str, str]:
         "tenant": record.tenant or "",
         "input": f"{record.usage.input_tokens:,}",
         "output": f"{record.usage.output:,}",
-        "cost": "no price" if record.cost is None else dollars(record.cost),
-        "saved": "no price" if record.saved is None else dollars(record.saved),
+        "cost": _money(record.cost),
+        "saved": _money(record.saved),
         "latency": seconds(record.latency_s),
         "error": record.error or "",
         "estimated": "yes" if record.estimated else "",
     }
+
+
+def _money(amount: Decimal | None) -> str:
+    if amount is None:
+        return "no price"
+    return dollars(amount) if amount else "-"
 
 
 def _detail(record: CallRecord) -> None:

@@ -202,7 +202,10 @@ def _share(
         .encode(
             x=_time(step),
             y=alt.Y(
-                "share:Q", title=title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=True)
+                "share:Q",
+                title=title,
+                axis=alt.Axis(format=".0%", tickCount=5),
+                scale=alt.Scale(zero=True),
             ),
             tooltip=[_time_tip(step), alt.Tooltip("share:Q", title=title, format=".1%"), *tips],
         )

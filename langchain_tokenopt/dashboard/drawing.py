@@ -1,11 +1,12 @@
 """The dashboard's views of sums, drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from langchain_tokenopt.accounting import PriceSource, dollars, seconds
+from langchain_tokenopt.accounting import PriceSource, dollars
 from langchain_tokenopt.accounting.amounts import BudgetStatus
 from langchain_tokenopt.accounting.rollup_query import LedgerReader
 from langchain_tokenopt.dashboard import prompt_cache, views
@@ -50,10 +51,10 @@ def spend_view(look: Look) -> None:
         [
             {
                 by: row.group,
-                "spent": dollars(row.cost),
-                "saved": dollars(row.saved),
-                "calls": f"{row.calls:,}",
-                "unpriced calls": f"{row.unpriced_calls:,}",
+                "spent": row.cost,
+                "saved": row.saved,
+                "calls": row.calls,
+                "unpriced calls": row.unpriced_calls,
             }
             for row in groups
         ]
@@ -78,12 +79,12 @@ def cache_view(look: Look) -> None:
         [
             {
                 "cache": row.cache,
-                "hits": f"{row.hits:,}",
-                "saved": dollars(row.saved),
-                "tokens not sent": f"{row.tokens:,}",
-                "unpriced hits": f"{row.unpriced_hits:,}",
-                "p50": seconds(row.latency_p50_s),
-                "p95": seconds(row.latency_p95_s),
+                "hits": row.hits,
+                "saved": row.saved,
+                "tokens not sent": row.tokens,
+                "unpriced hits": row.unpriced_hits,
+                "p50 (s)": row.latency_p50_s,
+                "p95 (s)": row.latency_p95_s,
             }
             for row in views.cache_rows(look.reader, look.selection)
         ]
@@ -114,12 +115,12 @@ def latency_view(look: Look) -> None:
         [
             {
                 "model": row.model,
-                "calls sent": f"{row.calls:,}",
-                "errors": f"{row.errors:,}",
-                "error share": f"{row.errors / row.calls:.2%}",
-                "abandoned": f"{row.abandoned:,}",
-                "p50": seconds(row.latency_p50_s),
-                "p95": seconds(row.latency_p95_s),
+                "calls sent": row.calls,
+                "errors": row.errors,
+                "errors (%)": 100 * row.errors / row.calls,
+                "abandoned": row.abandoned,
+                "p50 (s)": row.latency_p50_s,
+                "p95 (s)": row.latency_p95_s,
             }
             for row in views.latency_rows(look.reader, look.selection)
         ]
@@ -147,15 +148,16 @@ def prompt_cache_view(look: Look) -> None:
             {
                 "model": row.model,
                 "provider": row.provider,
-                "input tokens": f"{row.input_tokens:,}",
-                "cached share": f"{row.cached_share:.1%}",
-                "tokens written": f"{row.written:,}",
-                "saved by reads": _signed(row.saved_by_reads),
-                "extra for writes": _signed(row.extra_for_writes),
-                "net gain": _signed(row.net),
+                "input tokens": row.input_tokens,
+                "cached (%)": 100 * row.cached_share,
+                "tokens written": row.written,
+                "saved by reads": row.saved_by_reads,
+                "extra for writes": row.extra_for_writes,
+                "net gain": row.net,
             }
             for row in rows
-        ]
+        ],
+        unknown="no price",
     )
     for row in rows:
         if row.net is not None and row.net < 0:
@@ -173,7 +175,7 @@ def budget_view(look: Look) -> None:
     """Draw how each budget in the file stands; range and filters do not apply."""
     found = views.budgets(look.path)
     if not found:
-        st.info("No budgets are kept in this file.", icon="💰")
+        st.info("No budgets are kept in this file.", icon=":material/savings:")
         return
     st.caption("How the budgets stand now; the time range and the filters do not apply.")
     for status in found:
@@ -183,7 +185,7 @@ def budget_view(look: Look) -> None:
             st.progress(min(max(status.used_share, 0.0), 1.0))
             st.write(_plain("; ".join(_standing(status))))
             if status.refused:
-                st.error(f"{status.refused:,} calls were refused.", icon="🛑")
+                st.error(f"{status.refused:,} calls were refused.", icon=":material/block:")
 
 
 def _standing(status: BudgetStatus) -> list[str]:
@@ -207,7 +209,7 @@ def alert_view(look: Look) -> None:
     """Draw the alerts of the range, the newest first."""
     found = views.alerts(look.path, look.selection.within)
     if not found:
-        st.success("No alerts in this range.", icon="🔔")
+        st.success("No alerts in this range.", icon=":material/notifications:")
         return
     st.caption("The time range applies; the filters do not.")
     _table(
@@ -228,14 +230,37 @@ def _draw(chart: Any) -> None:
     st.altair_chart(chart, width="stretch")
 
 
-def _table(rows: Sequence[dict[str, str]]) -> None:
-    st.dataframe(list(rows), width="stretch", hide_index=True)
+Cell = str | int | float | Decimal | None
 
 
-def _signed(amount: Any) -> str:
-    if amount is None:
-        return "no price"
-    return f"-{dollars(-amount)}" if amount < 0 else dollars(amount)
+def _table(rows: Sequence[Mapping[str, Cell]], *, unknown: str = "-") -> None:
+    """Draw rows whose numbers sort as numbers; `unknown` stands for `None`."""
+    formats = {name: _format(name, [row[name] for row in rows]) for name in rows[0]}
+    st.dataframe(
+        {name: [_cell(row[name]) for row in rows] for name in rows[0]},
+        width="stretch",
+        hide_index=True,
+        placeholder=unknown,
+        column_config={
+            name: st.column_config.NumberColumn(format=shape)
+            for name, shape in formats.items()
+            if shape is not None
+        },
+    )
+
+
+def _cell(value: Cell) -> str | int | float | None:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _format(name: str, values: Sequence[Cell]) -> str | None:
+    """Return how a column's numbers are shown, `None` for text."""
+    numbers = [value for value in values if isinstance(value, int | float | Decimal)]
+    if any(isinstance(value, Decimal) for value in numbers):
+        return "dollar" if max(abs(float(value)) for value in numbers) >= 1 else "$%.6f"
+    if any(isinstance(value, float) for value in numbers):
+        return "%.2f" if name.endswith("(%)") else "%.3f"
+    return "localized" if numbers else None
 
 
 def _plain(text: str) -> str:

@@ -43,11 +43,16 @@ def show(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
     """Draw the page for the ledger at `path`; what cannot be read is said in words."""
-    st.set_page_config(page_title=f"tokenopt: {Path(path).name}", page_icon="🧾", layout="wide")
+    # An emoji is drawn by the browser; a Material icon here would be fetched from the network.
+    st.set_page_config(
+        page_title=f"tokenopt: {Path(path).name}",
+        page_icon="🧾",
+        layout="wide",
+    )
     try:
         _show(Path(path), prices or GenaiPrices(), clock)
     except TokenOptError as error:
-        st.error(f"**This ledger cannot be shown.** {error}", icon="⛔")
+        st.error(f"**This ledger cannot be shown.** {error}", icon=":material/block:")
 
 
 @st.cache_resource(show_spinner=False)
@@ -66,7 +71,7 @@ def _show(path: Path, prices: PriceSource, clock: Callable[[], datetime]) -> Non
         st.info(
             "**This ledger is empty.** No call has been booked yet: pass "
             f"`UsageLedger({path.name!r})` as a callback, and calls show here.",
-            icon="📭",
+            icon=":material/inbox:",
         )
         if view not in ("Budgets", "Alerts"):
             return
@@ -136,18 +141,20 @@ def _headline(totals: Totals) -> None:
     columns[0].metric("Spent", dollars(totals.cost))
     columns[1].metric("Saved by caches", dollars(totals.saved))
     columns[2].metric("Calls", f"{totals.calls:,}")
-    columns[3].metric("Cache hits", f"{totals.cache_hits:,}", hits, delta_color="off")
-    columns[4].metric("Errors", f"{totals.errors:,}", errors, delta_color="off")
+    columns[3].metric(
+        "Cache hits", f"{totals.cache_hits:,}", hits, delta_color="off", delta_arrow="off"
+    )
+    columns[4].metric("Errors", f"{totals.errors:,}", errors, delta_color="off", delta_arrow="off")
     if totals.unpriced_calls:
         models = ", ".join(shown(model) for model in totals.unpriced_models)
         st.warning(
             f"**{totals.unpriced_calls:,} calls are unpriced and in no sum of dollars here:** "
             f"{totals.unpriced_tokens:,} tokens of {models}. Give prices in an override file.",
-            icon="⚠️",
+            icon=":material/warning:",
         )
     if totals.estimated_calls:
         st.warning(
             f"**{totals.estimated_calls:,} calls are estimated:** their provider reported no "
             "usage, so it was counted here.",
-            icon="📏",
+            icon=":material/straighten:",
         )
