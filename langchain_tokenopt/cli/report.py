@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from langchain_tokenopt.accounting import Totals, dollars, seconds
+from langchain_tokenopt.accounting import Totals, dollars
 from langchain_tokenopt.accounting.rollup_query import ROLLUP_FIELDS, LedgerReader
 from langchain_tokenopt.accounting.rollup_range import HourRange
 from langchain_tokenopt.dashboard.account import (
@@ -76,7 +76,8 @@ def run(chosen: argparse.Namespace, *, console: Console | None = None) -> Accoun
         if chosen.format == "table":
             _print(console, account)
         else:
-            console.out(_TEXTS[chosen.format](account), end="", highlight=False)
+            # Not through rich, which would turn tabs into spaces and cut lines.
+            console.file.write(_TEXTS[chosen.format](account))
         return account
     if chosen.format == "table":
         with chosen.output.open("w", encoding="utf-8") as file:
@@ -93,10 +94,15 @@ def _print(console: Console, account: Account) -> None:
         console.print(f"{title}: no calls in this range", markup=False, highlight=False)
         return
     table = Table(
-        title=escape(title), title_justify="left", show_footer=True, box=SIMPLE_HEAD, pad_edge=False
+        title=escape(title),
+        title_justify="left",
+        show_footer=True,
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
     cents = account.totals.cost >= 1 or account.totals.saved >= 1
-    table.add_column(account.by, footer="all", overflow="fold", min_width=8)
+    table.add_column(account.by, footer="all", overflow="fold")
     for name, value in _cells(account.totals, cents=cents).items():
         table.add_column(name, footer=value, justify="right", no_wrap=True)
     for name, group in account.groups.items():
@@ -116,7 +122,6 @@ def _cells(totals: Totals, *, cents: bool) -> dict[str, str]:
         "errors": f"{totals.errors:,}",
         "input": _short(totals.usage.input_tokens),
         "output": _short(totals.usage.output),
-        "p95": seconds(totals.latency_p95_s),
         "unpriced": f"{totals.unpriced_calls:,}",
         "spent": money(totals.cost),
         "saved": money(totals.saved),

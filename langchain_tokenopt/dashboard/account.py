@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from langchain_tokenopt.accounting import Totals
@@ -61,10 +61,17 @@ def account_of(reader: LedgerReader, *, by: RollupField, within: HourRange) -> A
             sorted(found.items(), key=lambda item: (-item[1].cost, -item[1].calls, item[0]))
         )
     extent = reader.extent() or HourRange()
+    covered = within
+    if within.since is None and extent.since is not None:
+        since = extent.since if within.until is None else min(extent.since, within.until)
+        covered = replace(covered, since=since)
+    if within.until is None and extent.until is not None:
+        until = extent.until if within.since is None else max(extent.until, within.since)
+        covered = replace(covered, until=until)
     return Account(
         ledger=reader.path.name,
         by=by,
-        within=HourRange(since=within.since or extent.since, until=within.until or extent.until),
+        within=covered,
         totals=reader.totals(within=within),
         groups=found,
         days={key[0]: totals for key, totals in reader.spend_by(["day"], within=within).items()},

@@ -257,7 +257,8 @@ def _format(name: str, values: Sequence[Cell]) -> str | None:
     """Return how a column's numbers are shown, `None` for text."""
     numbers = [value for value in values if isinstance(value, int | float | Decimal)]
     if any(isinstance(value, Decimal) for value in numbers):
-        return "dollar" if max(abs(float(value)) for value in numbers) >= 1 else "$%.6f"
+        most = max(abs(float(value)) for value in numbers)
+        return "dollar" if most >= 1 or not most else "$%.6f"
     if any(isinstance(value, float) for value in numbers):
         return "%.2f" if name.endswith("(%)") else "%.3f"
     return "localized" if numbers else None

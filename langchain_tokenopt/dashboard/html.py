@@ -82,24 +82,24 @@ def _bars(groups: Mapping[str, Totals]) -> str:
 def _days(account: Account) -> str:
     if not account.days:
         return "<p>There are no calls in this range.</p>"
-    charts = (
-        ("Spent", _SPENT, lambda t: float(t.cost), _money),
-        ("Saved by caches", _SAVED, lambda t: float(t.saved), _money),
-        ("Errors", _ERRORS, lambda t: float(t.errors), _count),
+    days = account.days
+    return (
+        _chart("Spent", _SPENT, {day: float(t.cost) for day, t in days.items()}, _money)
+        + _chart(
+            "Saved by caches", _SAVED, {day: float(t.saved) for day, t in days.items()}, _money
+        )
+        + _chart("Errors", _ERRORS, {day: float(t.errors) for day, t in days.items()}, _count)
     )
-    return "".join(_chart(title, colour, account.days, *rest) for title, colour, *rest in charts)
 
 
 def _chart(
     title: str,
     colour: str,
-    days: Mapping[str, Totals],
-    measure: Callable[[Totals], float],
+    values: Mapping[str, float],
     marks: Callable[[float], Callable[[float], str]],
 ) -> str:
-    first = date.fromisoformat(min(days))
-    count = (date.fromisoformat(max(days)) - first).days + 1
-    values = {day: measure(totals) for day, totals in days.items()}
+    first = date.fromisoformat(min(values))
+    count = (date.fromisoformat(max(values)) - first).days + 1
     highest = max(values.values())
     if not highest:
         return f"<h3>{escape(title)}</h3><p>None.</p>"
