@@ -23,7 +23,7 @@ from langchain_tokenopt.dashboard.account import (
     account_of,
     range_shown,
 )
-from langchain_tokenopt.dashboard.html import account_as_html
+from langchain_tokenopt.dashboard.html_report import account_as_html
 
 _TEXTS: dict[str, Callable[[Account], str]] = {
     "json": account_as_json,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from langchain_tokenopt.errors import ConfigurationError, MissingExtraError
 
-_APP = Path(__file__).with_name("app.py")
+_APP = Path(__file__).with_name("script") / "tokenopt_app.py"
 _OPTIONS = {
     "server.headless": "true",
     "browser.gatherUsageStats": "false",
@@ -29,7 +29,7 @@ def command_of(
     options = {**_OPTIONS, "server.address": host, "server.port": str(port)}
     flags = [text for name, value in options.items() for text in (f"--{name}", value)]
     files = [str(Path(file).resolve()) for file in (ledger, prices) if file is not None]
-    return [sys.executable, "-m", "streamlit", "run", str(_APP), *flags, "--", *files]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(_APP), *flags, "--", *files]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from langchain_tokenopt.accounting.rollup_range import HourRange
 from langchain_tokenopt.accounting.totals import total, total_by
 from langchain_tokenopt.cli import report
 from langchain_tokenopt.dashboard.account import account_as_csv, account_as_json, account_of
-from langchain_tokenopt.dashboard.html import account_as_html
+from langchain_tokenopt.dashboard.html_report import account_as_html
 from langchain_tokenopt.errors import LedgerFileError
 
 

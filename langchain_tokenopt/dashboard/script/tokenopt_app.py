@@ -1,4 +1,4 @@
-"""The script that Streamlit runs: `streamlit run app.py -- LEDGER [PRICES]`."""
+"""The script that Streamlit runs: `streamlit run tokenopt_app.py -- LEDGER [PRICES]`."""
 
 import sys
 
