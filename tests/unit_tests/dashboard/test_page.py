@@ -16,7 +16,9 @@ pytest.importorskip("streamlit", reason="the extra dashboard is not installed")
 from streamlit.testing.v1 import AppTest
 
 from langchain_tokenopt.accounting import UsageLedger
-from langchain_tokenopt.accounting.amounts import Amounts, BudgetStatus, Limits
+from langchain_tokenopt.accounting.amounts import Amounts
+from langchain_tokenopt.accounting.budget import Budget, Hold
+from langchain_tokenopt.accounting.budget_sqlite import SqliteBudgets
 from langchain_tokenopt.dashboard import serve
 from langchain_tokenopt.errors import ConfigurationError, MissingExtraError
 
@@ -124,27 +126,30 @@ def test_a_page_past_the_end_of_a_filter_becomes_its_last(ledger_path: Path) -> 
     assert page.number_input(key="page").value == 1
 
 
-def test_the_full_budget_comes_with_its_refusals(
-    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from langchain_tokenopt.accounting import budget_sqlite
-
-    status = BudgetStatus(
-        name="daily",
-        key="faq",
-        window="2026-11-08",
-        limits=Limits(tokens=1_000),
-        spent=Amounts(tokens=900),
-        reserved=Amounts(tokens=200),
-        refused=3,
-        resets_at=None,
-    )
-    monkeypatch.setattr(budget_sqlite, "read_budgets", lambda path: (status,))
-    page = opened(ledger_path)
+def test_a_budget_shows_how_it_stands_and_what_it_refused(tmp_path: Path, week: list[Any]) -> None:
+    path = tmp_path / "a.sqlite"
+    with UsageLedger(path) as ledger:
+        ledger.append(week[0])
+    now = datetime.now(UTC)
+    account = Budget("daily", tokens=1_000, per="feature").account({"feature": "faq"}, now=now)
+    store = SqliteBudgets(path)
+    for name in ("first", "second"):
+        asked = Amounts(tokens=600)
+        hold = Hold(
+            id=name,
+            accounts=(account,),
+            amounts=asked,
+            floor=Amounts(),
+            expires_at=now + timedelta(hours=1),
+        )
+        store.reserve(hold, now=now)
+    store.close()
+    page = opened(path)
     page.sidebar.radio(key="view").set_value("Budgets").run()
 
-    assert "3 calls were refused" in told(page)
-    assert any("110% used" in element.value for element in page.markdown)
+    assert not page.exception
+    assert "1 calls were refused" in told(page)
+    assert any("daily" in e.value and "60% used" in e.value for e in page.markdown)
 
 
 def empty(path: Path) -> None:
