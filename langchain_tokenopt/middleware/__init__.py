@@ -11,5 +11,6 @@ if find_spec("langchain") is None:
     raise MissingExtraError(package="langchain", extra="agents")
 
 from langchain_tokenopt.middleware.budget import BudgetMiddleware
+from langchain_tokenopt.middleware.prompt_cache import PromptCacheMiddleware
 
-__all__ = ["BudgetMiddleware"]
+__all__ = ["BudgetMiddleware", "PromptCacheMiddleware"]
