@@ -41,6 +41,8 @@ def calls_view(look: Look) -> None:
         on_select="rerun",
         selection_mode="single-row",
         key=f"calls_{page}",
+        # Wide enough for every value, which the width of the first rows is not.
+        column_config={name: st.column_config.Column(width=90) for name in ("cost", "saved")},
     )
     st.caption("Tick a row to see all of the call.")
     for row in event.selection.rows:
@@ -110,4 +112,5 @@ def _detail(record: CallRecord) -> None:
             width="stretch",
             hide_index=True,
             height="content",
+            column_config={"value": st.column_config.Column(width=290)},
         )

@@ -185,7 +185,7 @@ def budget_view(look: Look) -> None:
             st.progress(min(max(status.used_share, 0.0), 1.0))
             st.write(_plain("; ".join(_standing(status))))
             if status.refused:
-                st.error(f"{status.refused:,} calls were refused.", icon=":material/block:")
+                st.error(f"Refused calls: {status.refused:,}", icon=":material/block:")
 
 
 def _standing(status: BudgetStatus) -> list[str]:

@@ -1,5 +1,6 @@
 """The page, run by Streamlit's own test harness."""
 
+import argparse
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from langchain_tokenopt.accounting import UsageLedger
 from langchain_tokenopt.accounting.amounts import Amounts
 from langchain_tokenopt.accounting.budget import Budget, Hold
 from langchain_tokenopt.accounting.budget_sqlite import SqliteBudgets
+from langchain_tokenopt.cli import dashboard
 from langchain_tokenopt.dashboard import serve
-from langchain_tokenopt.errors import ConfigurationError, MissingExtraError
+from langchain_tokenopt.errors import ConfigurationError, LedgerFileError, MissingExtraError
 
 VIEWS = (
     "Spend", "Caches and savings", "Latency and errors", "Provider's prompt cache", "Budgets",
@@ -148,7 +150,7 @@ def test_a_budget_shows_how_it_stands_and_what_it_refused(tmp_path: Path, week: 
     page.sidebar.radio(key="view").set_value("Budgets").run()
 
     assert not page.exception
-    assert "1 calls were refused" in told(page)
+    assert "Refused calls: 1" in told(page)
     assert any("daily" in e.value and "60% used" in e.value for e in page.markdown)
 
 
@@ -222,6 +224,31 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
             serve.served(tmp_path / "a.sqlite", host="127.0.0.1", port=port),
         ):
             pass
+
+
+def test_the_command_refuses_a_file_that_is_no_ledger(tmp_path: Path) -> None:
+    letter(tmp_path / "a.sqlite")
+
+    for name, said in (("a.sqlite", "is no ledger"), ("b.sqlite", "found none at")):
+        with pytest.raises(LedgerFileError, match=said):
+            run_command(tmp_path / name, "--no-browser")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_the_command_refuses_what_is_no_port(
+    ledger_path: Path, port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_command(ledger_path, "--port", port)
+
+    assert "expected a port from 1 to 65535" in capsys.readouterr().err
+
+
+def run_command(*arguments: str | Path) -> None:
+    parser = argparse.ArgumentParser()
+    dashboard.add_to(parser.add_subparsers())
+    chosen = parser.parse_args(["dashboard", *map(str, arguments)])
+    chosen.run(chosen)
 
 
 def test_without_streamlit_the_install_line_is_named(
