@@ -42,7 +42,7 @@ def calls_view(look: Look) -> None:
         selection_mode="single-row",
         key=f"calls_{page}",
         # Wide enough for every value, which the width of the first rows is not.
-        column_config={name: st.column_config.Column(width=90) for name in ("cost", "saved")},
+        column_config={name: st.column_config.Column(width=80) for name in ("cost", "saved")},
     )
     st.caption("Tick a row to see all of the call.")
     for row in event.selection.rows:
@@ -63,7 +63,7 @@ def _line(record: CallRecord) -> dict[str, str]:
         "saved": _money(record.saved),
         "latency": seconds(record.latency_s),
         "error": record.error or "",
-        "estimated": "yes" if record.estimated else "",
+        "est.": "yes" if record.estimated else "",
     }
 
 

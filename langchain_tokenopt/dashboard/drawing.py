@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ try:
     import streamlit as st
 
     from langchain_tokenopt.dashboard import charts
+
+    # Altair looks whether pandas is loaded, and would meet it half loaded by another session.
+    import_module("pandas")
 except ImportError as error:
     raise MissingExtraError(package="streamlit", extra="dashboard") from error
 

@@ -17,6 +17,7 @@ _OPTIONS = {
     "server.fileWatcherType": "none",
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "none",
+    "client.showErrorLinks": "false",
     "theme.base": "light",
     "theme.primaryColor": "#2f6fed",
 }
