@@ -30,6 +30,12 @@ VIEWS = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _main_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    # AppTest leaves its script as `__main__`, which processes of other tests would then run.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 def script(path: str) -> None:
     from datetime import UTC, datetime
 
