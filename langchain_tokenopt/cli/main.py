@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from langchain_tokenopt._version import __version__
-from langchain_tokenopt.cli import demo
+from langchain_tokenopt.cli import dashboard, demo, grafana, report
 from langchain_tokenopt.errors import TokenOptError
 
 
@@ -17,19 +17,23 @@ def parser_of() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenopt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo.add_to(commands)
+    for command in (demo, report, dashboard, grafana):
+        command.add_to(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 with the reason on standard error."""
+    """Run one command and return its exit status.
+
+    0 if all is well, 1 if the command found what it looks for, 2 with the reason on standard error.
+    """
     chosen = parser_of().parse_args(arguments)
     try:
-        chosen.run(chosen)
+        status = chosen.run(chosen)
     except (TokenOptError, OSError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         return 130
-    return 0
+    return int(status or 0)

@@ -3,13 +3,7 @@
 Needs the extra `agents`.
 """
 
-from importlib.util import find_spec
-
-from langchain_tokenopt.errors import MissingExtraError
-
-if find_spec("langchain") is None:
-    raise MissingExtraError(package="langchain", extra="agents")
-
+import langchain_tokenopt.middleware.needs  # noqa: F401 - says what is missing, if it is
 from langchain_tokenopt.middleware.budget import BudgetMiddleware
 from langchain_tokenopt.middleware.prompt_cache import PromptCacheMiddleware
 
