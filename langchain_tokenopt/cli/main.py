@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from langchain_tokenopt._version import __version__
-from langchain_tokenopt.cli import dashboard, demo, grafana, report
+from langchain_tokenopt.cli import dashboard, demo, grafana, lint, report
 from langchain_tokenopt.errors import TokenOptError
 
 
@@ -17,7 +17,7 @@ def parser_of() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenopt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, report, dashboard, grafana):
+    for command in (demo, report, dashboard, lint, grafana):
         command.add_to(commands)
     return parser
 
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = chosen.run(chosen)
     except (TokenOptError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        console = Console(stderr=True)
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
