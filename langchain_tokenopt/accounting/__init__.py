@@ -9,6 +9,7 @@ from langchain_tokenopt.accounting.budget_model import BudgetedChatModel
 from langchain_tokenopt.accounting.budget_plan import PlannedCall
 from langchain_tokenopt.accounting.budget_sqlite import SqliteBudgets, read_budgets
 from langchain_tokenopt.accounting.budget_store import BudgetStore, MemoryBudgets, Outcome
+from langchain_tokenopt.accounting.embeddings import MeteredEmbeddings
 from langchain_tokenopt.accounting.ledger import UsageLedger
 from langchain_tokenopt.accounting.overrides import PriceEntry, PriceOverrides
 from langchain_tokenopt.accounting.prices import (
@@ -46,6 +47,7 @@ __all__ = [
     "Kind",
     "Limits",
     "MemoryBudgets",
+    "MeteredEmbeddings",
     "Outcome",
     "PlannedCall",
     "Price",

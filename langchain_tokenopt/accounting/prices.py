@@ -147,15 +147,20 @@ class GenaiPrices:
         standard = None if tier in (None, "default", "standard", "auto") else tier
         minute = at.replace(second=0, microsecond=0)
         rates = _rates(model, known, standard, minute)
-        if rates is None:
+        if rates is None or (usage.output and not rates.has_output):
             return None
-        return rates(usage.input_tokens)
+        return rates.at_length(usage.input_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    at_length: Callable[[int], Price]
+    has_output: bool
+    """Whether output has a price: that of an embedding model has none, and there is none."""
 
 
 @lru_cache(maxsize=4096)
-def _rates(
-    model: str, provider: str | None, tier: str | None, at: datetime
-) -> Callable[[int], Price] | None:
+def _rates(model: str, provider: str | None, tier: str | None, at: datetime) -> _Rates | None:
     """Return how the price of a model depends on the length of the input."""
     import genai_prices  # noqa: PLC0415 - takes 0.2 s, paid by the first priced call
 
@@ -175,8 +180,9 @@ def _rates(
     except (LookupError, ValueError):
         return None
     prices, name = found.model_price, f"genai-prices {version('genai-prices')}: {found.model.id}"
-    if prices.input_mtok is None or prices.output_mtok is None:
+    if prices.input_mtok is None:
         return None
+    has_output = prices.output_mtok is not None
 
     @lru_cache(maxsize=64)
     def at_thresholds(input_tokens: int) -> Price:
@@ -184,15 +190,18 @@ def _rates(
             part: _at_length(getattr(prices, key), input_tokens) for part, key in _PARTS.items()
         }
         plain = _at_length(prices.input_mtok, input_tokens)
-        output = _at_length(prices.output_mtok, input_tokens)
+        output = _at_length(prices.output_mtok, input_tokens) if has_output else Decimal(0)
         if plain is None or output is None:  # checked above; a tier never lacks its price
             raise LookupError(model)
         long_write = plain * _WRITE_12H_FACTOR if found.provider.id in ("openai", "azure") else None
         return Price(input=plain, output=output, cache_write_12h=long_write, source=name, **values)
 
     steps = _steps(prices)
-    return lambda input_tokens: at_thresholds(
-        max((start + 1 for start in steps if input_tokens > start), default=0)
+    return _Rates(
+        lambda input_tokens: at_thresholds(
+            max((start + 1 for start in steps if input_tokens > start), default=0)
+        ),
+        has_output,
     )
 
 

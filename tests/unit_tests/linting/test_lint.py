@@ -17,6 +17,10 @@ from langchain_tokenopt.linting import RULES, check, lint
 LONG = '"""' + "This never changes. " * 20 + '"""'
 
 
+UTC_NOW = """
+from datetime import datetime as dt
+SystemMessage(f"{dt.utcnow().isoformat()}")
+"""
 PARTIAL = """
 def at():
     return str(datetime.now())
@@ -43,7 +47,7 @@ def test_a_rules_bad_example_is_found_and_its_good_one_is_not(rule: Any) -> None
     ("source", "code"),
     [
         ("import datetime as d\nSystemMessage(content='Now ' + str(d.datetime.now()))", "TOK101"),
-        ("from datetime import datetime as d\nSystemMessage(f'{d.utcnow().isoformat()}')", "TOK101"),
+        (UTC_NOW, "TOK101"),
         ("import time\nx = [('system', f'At {time.time()}')]", "TOK101"),
         ("x = {'role': 'system', 'content': f'At {datetime.now():%H:%M}'}", "TOK101"),
         ("x = {'role': 'developer', 'content': 'At %s.' % datetime.now()}", "TOK101"),
