@@ -1,6 +1,10 @@
 """One ledger that sees every model call: exact tokens, real prices, savings apart from spend."""
 
-from langchain_tokenopt.accounting.alert import Alert
+from langchain_tokenopt.accounting.alert import Alert, AlertSink
+from langchain_tokenopt.accounting.alert_log import AlertLog
+from langchain_tokenopt.accounting.alert_rules import AlertRule, default_rules
+from langchain_tokenopt.accounting.alert_sinks import WebhookSink, log_alerts
+from langchain_tokenopt.accounting.alerts import AlertMonitor
 from langchain_tokenopt.accounting.amounts import Amounts, BudgetStatus, Limits
 from langchain_tokenopt.accounting.budget import Account, Budget, Hold
 from langchain_tokenopt.accounting.budget_guard import BudgetGuard, GuardCounts
@@ -30,6 +34,10 @@ from langchain_tokenopt.accounting.usage import ReportedUsage, Usage, normalise_
 __all__ = [
     "Account",
     "Alert",
+    "AlertLog",
+    "AlertMonitor",
+    "AlertRule",
+    "AlertSink",
     "Amounts",
     "AsyncBudgetHandler",
     "Budget",
@@ -60,9 +68,12 @@ __all__ = [
     "Totals",
     "Usage",
     "UsageLedger",
+    "WebhookSink",
     "cost_of",
+    "default_rules",
     "dollars",
     "first_known",
+    "log_alerts",
     "normalise_usage",
     "read_budgets",
     "seconds",
