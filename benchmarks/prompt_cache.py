@@ -1,13 +1,13 @@
 """How much of the input does the provider's cache serve, before and after the builder?
 
-The demo's requests (a support assistant, its handbook of more than 1,500 tokens, two tools) go
+The demo's requests (a support assistant, its handbook of more than 1,500 tokens, six tools) go
 through `ChatOpenAI` to a loopback server that simulates OpenAI's prompt cache by its published rule
 (1,024 tokens at least, steps of 128, five minutes); the requests keep the minutes of the log. What
 changes per request (the time, the customer) and the tools are laid out in ways that are common:
 
 - time first: `SystemMessage(f"It is {now}. ...{handbook}")`
-- time last, tools from a set: the handbook first, but the tools in the order that a set has in a
-  new process
+- time last, tools from a set: the handbook first, but the tools in the order that a set has, in a
+  new process for each request, as serverless functions have
 - builder: `PromptBuilder`, the time and the customer as context
 
 "predicted" is what `PromptCacheMonitor` says should have been read, from the requests alone.
@@ -39,7 +39,14 @@ TOOLS = [
             "parameters": {"type": "object", "properties": {"id": {"type": "string"}}},
         },
     }
-    for name, about in (("find_order", "Find an order."), ("find_book", "Find a book."))
+    for name, about in (
+        ("find_order", "Find an order."),
+        ("find_book", "Find a book."),
+        ("cancel_order", "Cancel an order that has not left."),
+        ("start_return", "Start a return."),
+        ("open_ticket", "Hand over to a person."),
+        ("find_parcel", "Find a parcel."),
+    )
 ]
 Ask = Callable[[Any, LoggedCall, dict[str, Any]], object]
 
@@ -57,9 +64,8 @@ def main() -> None:
         return chat.bind_tools(TOOLS).invoke([system, *call.messages[1:]], config)
 
     def tools_of_a_set(chat: Any, call: LoggedCall, config: dict[str, Any]) -> object:
-        # A set's order is that of a process: 4 of them serve the traffic.
         tools = list(TOOLS)
-        random.Random(call.line % 4).shuffle(tools)
+        random.Random(call.line).shuffle(tools)
         *history, last = call.messages[1:]
         question = HumanMessage(f"It is {now_of(call)}, customer {call.id}.\n{last.text}")
         told = [SystemMessage(handbook), *history, question]

@@ -158,7 +158,9 @@ class AlertMonitor:
             if rule.measure == "spend" and until - ended <= _LONGEST_GAP_H:
                 for quiet in range(ended + 1, until):
                     series.baseline("spend").add(quiet, 0.0)
-            if state.since_h is not None and not past and value is not None:
+            if state.since_h is None or value is None:
+                continue
+            if not past and not _beyond(rule, state, value):
                 at_s = float((ended + 1) * HOUR_S)
                 alerts.append(
                     self._alert(
@@ -255,6 +257,13 @@ class AlertMonitor:
             ),
             state=what,
         )
+
+
+def _beyond(rule: AlertRule, state: _State, value: float) -> bool:
+    """Return whether an hour's value is past the limit, though it may be so by chance."""
+    if state.limit is None:
+        return False
+    return value < state.limit if rule.falls else value > state.limit
 
 
 def _shown(rule: AlertRule, value: float) -> str:

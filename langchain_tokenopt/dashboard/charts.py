@@ -26,8 +26,8 @@ def spend_chart(points: Sequence[SpendPoint], *, money: str, step: Step) -> Any:
     """Return stacked bars of `money` ("cost" or "saved") by time and group."""
     sizes: dict[str, float] = {}
     for point in points:
-        amount = float(getattr(point, money))
-        sizes[point.group] = sizes.get(point.group, 0.0) + amount
+        # By both, so that a group has the same colour in both charts.
+        sizes[point.group] = sizes.get(point.group, 0.0) + float(point.cost + point.saved)
     groups = sorted(sizes, key=lambda name: (name == OTHERS, -sizes[name], name))
     rows = [
         {"at": _at(p.at), "group": p.group, "amount": float(getattr(p, money)), "calls": p.calls}
