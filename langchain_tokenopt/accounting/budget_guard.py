@@ -131,6 +131,7 @@ class BudgetGuard:
         self._own = OwnAccounts()
         self._owed: deque[_Debt] = deque()
         self._rests_until: datetime | None = None
+        self._paying = threading.Lock()
         self._tally = {"unpriced": 0, "store": 0, "lost": 0, "exceeded": 0}
 
     @property
@@ -333,20 +334,23 @@ class BudgetGuard:
                 self._tally["lost"] += 1
 
     def _pay(self, now: datetime) -> None:
-        """Book what was used while the store could not be asked."""
-        while (debt := self._next_owed()) is not None:
-            try:
-                if debt.charged:
-                    self._store.charge(debt.hold.accounts, debt.spent, now=now)
-                else:
-                    self._store.settle(debt.hold, debt.spent)
-            except StoreError:
-                with self._lock:
-                    self._owed.appendleft(debt)
-                raise
-        if self._rests_until is not None:
-            self._rests_until = None
-            self._own.forget()
+        """Book what was used while the store could not be asked; the others wait for that."""
+        if not self._owed and self._rests_until is None:
+            return
+        with self._paying:
+            while (debt := self._next_owed()) is not None:
+                try:
+                    if debt.charged:
+                        self._store.charge(debt.hold.accounts, debt.spent, now=now)
+                    else:
+                        self._store.settle(debt.hold, debt.spent)
+                except StoreError:
+                    with self._lock:
+                        self._owed.appendleft(debt)
+                    raise
+            if self._rests_until is not None:
+                self._rests_until = None
+                self._own.forget()
 
     async def _apay(self, now: datetime) -> None:
         if self._owed or self._rests_until is not None:

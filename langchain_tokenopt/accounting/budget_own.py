@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from langchain_tokenopt.accounting.amounts import Amounts, BudgetStatus
 from langchain_tokenopt.accounting.budget import Account, Hold
@@ -26,7 +27,10 @@ class OwnAccounts:
         """Note how shared accounts stand."""
         with self._lock:
             for account, status in zip(accounts, standing, strict=False):
-                self._seen[account.id] = status
+                before = self._seen.get(account.id)
+                # Threads may tell of an earlier moment after a later one.
+                if before is None or _used(status) >= _used(before):
+                    self._seen[account.id] = status
                 self._seen.move_to_end(account.id)
             while len(self._seen) > _MOST_KNOWN:
                 self._seen.popitem(last=False)
@@ -59,3 +63,9 @@ class OwnAccounts:
         with self._lock:
             self._store = MemoryBudgets()
             self._begun.clear()
+            self._seen.clear()
+
+
+def _used(status: BudgetStatus) -> tuple[Any, ...]:
+    spent, reserved = status.spent, status.reserved
+    return spent.calls, spent.tokens, spent.dollars, reserved.calls, reserved.tokens

@@ -15,7 +15,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
 from langchain_tokenopt.messages import last_human_text
 from langchain_tokenopt.routing.attempt import (
     Attempt,
@@ -59,8 +59,9 @@ def create_cascade(
     The first rule that applies says at which tier to start; otherwise it is the first. An answer
     that fails a check, a check that raises, and a model that raises all lead to the next tier. The
     last tier's answer is given whatever the checks say (`accepted` in the state tells), and its
-    error is raised. Drafts of the tiers before are not streamed to the user. A ledger in the
-    callbacks counts every call, under the tier's name as its node.
+    error is raised; where a budget has no room for the last tier, the latest draft is given. Drafts
+    of the tiers before are not streamed to the user. A ledger in the callbacks counts every call,
+    under the tier's name as its node.
 
     Args:
         tiers: At least one, the cheapest first.
@@ -198,11 +199,21 @@ class _Ask:
         )
 
     def _after_error(self, error: Exception, state: CascadeState, started: float) -> Command[str]:
-        if self._is_last or isinstance(error, GraphBubbleUp):
+        if isinstance(error, GraphBubbleUp):
             raise error
         latency_s = time.perf_counter() - started
         attempt = failed_attempt(error, tier=self._tier.name, latency_s=latency_s)
-        return Command(goto=self._following, update={"attempts": [*state["attempts"], attempt]})
+        attempts = [*state["attempts"], attempt]
+        if not self._is_last:
+            return Command(goto=self._following, update={"attempts": attempts})
+        drafts = (each["text"] for each in reversed(state["attempts"]))
+        best = next((text for text in drafts if text.strip()), None)
+        if best is None or not isinstance(error, BudgetExceededError):
+            raise error
+        # There is no budget for a better one: a declined answer is better than none.
+        answer = AIMessage(best, response_metadata={"tokenopt_budget": {"stopped": str(error)}})
+        update = {"attempts": attempts, "answer": answer, "accepted": False, "messages": [answer]}
+        return Command(goto=END, update=update)
 
 
 _ACCEPTED = Verdict(accepted=True, reason="every check accepted it")

@@ -12,7 +12,7 @@ from langgraph.types import Command, interrupt
 
 from langchain_tokenopt.accounting import UsageLedger
 from langchain_tokenopt.caches import CachedChatModel, MemoryCache
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
 from langchain_tokenopt.routing import (
     Attempt,
     Check,
@@ -20,6 +20,7 @@ from langchain_tokenopt.routing import (
     Verdict,
     create_cascade,
     mentions,
+    no_refusal,
     not_empty,
 )
 from langchain_tokenopt.testing import ScriptedModel
@@ -295,3 +296,29 @@ def test_a_rule_for_an_unknown_tier_is_refused() -> None:
 def test_nothing_to_answer_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="at least one message"):
         cascade(*models("4")).invoke({"messages": []})
+
+
+def refused(messages: Any) -> BudgetExceededError:
+    return BudgetExceededError("budget 'day' has 0 of 1 calls left", status=None, needed=None)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_draft_is_given_where_a_budget_has_no_room_for_a_better_one(way: str) -> None:
+    small, large = ScriptedModel(["I don't know."]), ScriptedModel([refused])
+    tiers = [Tier("small", small), Tier("large", large)]
+    graph: Any = create_cascade(tiers, checks=[no_refusal]).compile()
+    asked: Any = {"messages": [("user", "2 + 2?")]}
+
+    state = graph.invoke(asked) if way == "invoke" else await graph.ainvoke(asked)
+
+    assert (state["answer"].text, state["accepted"]) == ("I don't know.", False)
+    assert "budget 'day'" in state["answer"].response_metadata["tokenopt_budget"]["stopped"]
+    assert [attempt["tier"] for attempt in state["attempts"]] == ["small", "large"]
+
+
+def test_without_a_draft_the_budgets_error_is_raised() -> None:
+    tiers = [Tier("small", ScriptedModel([refused])), Tier("large", ScriptedModel([refused]))]
+    graph: Any = create_cascade(tiers).compile()
+
+    with pytest.raises(BudgetExceededError):
+        graph.invoke({"messages": [("user", "2 + 2?")]})
