@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from langchain_tokenopt.accounting.alert import Alert
-from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.errors import StoreError
+from langchain_tokenopt.files import database_path
 
 _COLUMNS = (
     "at", "rule", "measure", "group_name", "value", "expected", "limit_", "message", "state",
@@ -30,13 +31,7 @@ class AlertLog:
     """
 
     def __init__(self, path: str | Path, *, timeout_s: float = 5.0) -> None:
-        self._path = Path(path)
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            message = (
-                f"expected the path of a file in a folder that exists, got {self._path}; "
-                "create the folder or choose another path"
-            )
-            raise ConfigurationError(message)
+        self._path = database_path(path)
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
 

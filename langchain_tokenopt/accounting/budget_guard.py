@@ -338,6 +338,8 @@ class BudgetGuard:
         if not self._owed and self._rests_until is None:
             return
         with self._paying:
+            if not self._may_ask(now):  # it failed again while this waited
+                raise StoreError("the store of budgets has just failed")
             while (debt := self._next_owed()) is not None:
                 try:
                     if debt.charged:
@@ -347,6 +349,7 @@ class BudgetGuard:
                 except StoreError:
                     with self._lock:
                         self._owed.appendleft(debt)
+                    self._rests_until = now + timedelta(seconds=_REST_S)
                     raise
             if self._rests_until is not None:
                 self._rests_until = None

@@ -19,7 +19,8 @@ from langchain_tokenopt.accounting.budget_store import (
     counts,
     status_of,
 )
-from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.errors import StoreError
+from langchain_tokenopt.files import database_path
 
 T = TypeVar("T")
 _LATE_S = timedelta(days=1).total_seconds()
@@ -86,13 +87,7 @@ class SqliteBudgets:
     blocks = True
 
     def __init__(self, path: str | Path, *, timeout_s: float = 5.0) -> None:
-        self._path = Path(path)
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            message = (
-                f"expected the path of a file in a folder that exists, got {self._path}; "
-                "create the folder or choose another path"
-            )
-            raise ConfigurationError(message)
+        self._path = database_path(path)
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None

@@ -24,7 +24,8 @@ from langchain_tokenopt.accounting.sqlite_rows import (
 )
 from langchain_tokenopt.accounting.sqlite_totals import totals_in
 from langchain_tokenopt.accounting.totals import GroupField, Window, total, total_by
-from langchain_tokenopt.errors import ConfigurationError, LedgerFileError
+from langchain_tokenopt.errors import LedgerFileError
+from langchain_tokenopt.files import database_path
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,13 +45,7 @@ class SqliteRecords:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            message = (
-                f"expected the path of a file in a folder that exists, got {self._path}; "
-                "create the folder or choose another path"
-            )
-            raise ConfigurationError(message)
+        self._path = database_path(path)
         self._queue: queue.SimpleQueue[CallRecord | threading.Event | None] = queue.SimpleQueue()
         self._unsaved: deque[CallRecord] = deque()
         self._lost = 0

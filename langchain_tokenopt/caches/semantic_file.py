@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.store import StoreError
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import database_path
 
 _VERSION = 1
 _CREATE = """
@@ -47,13 +47,7 @@ class SemanticFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            message = (
-                f"expected the path of a file in a folder that exists, got {self._path}; "
-                "create the folder or choose another path"
-            )
-            raise ConfigurationError(message)
+        self._path = database_path(path)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 

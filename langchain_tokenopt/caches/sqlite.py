@@ -11,6 +11,7 @@ from pathlib import Path
 
 from langchain_tokenopt.caches.store import Held, StoreError, StoreEvents, StoreSize, Tally
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import database_path
 
 _SCHEMA_VERSION = 1
 # The row id is taken from the key, so a look-up is one walk down one tree; the whole key is kept
@@ -68,13 +69,7 @@ class SqliteStore:
         busy_timeout_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = Path(path)
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            message = (
-                f"expected the path of a file in a folder that exists, got {self._path}; "
-                "create the folder or choose another path"
-            )
-            raise ConfigurationError(message)
+        self._path = database_path(path)
         if max_bytes is not None and max_bytes < 1:
             message = f"max_bytes must be at least 1, or None for no bound, got {max_bytes}"
             raise ConfigurationError(message)

@@ -9,7 +9,9 @@ import pytest
 import langchain_tokenopt
 
 PACKAGE = Path(langchain_tokenopt.__file__).parent
-FOUNDATION = {"errors", "messages", "tokens", "redis_client", "wrapping", "_version"}
+FOUNDATION = {
+    "errors", "files", "messages", "tokens", "redis_client", "wrapping", "_version",
+}  # fmt: skip
 SIBLINGS = {"accounting", "caches", "prompts", "reasoning", "routing", "batching"}
 # Everything else composes: advisor, demo, middleware, cli, dashboard, the package's own __init__.
 LANGGRAPH_ALLOWED = ("routing/cascade.py", "reasoning/", "middleware/", "caches/nodes.py")
