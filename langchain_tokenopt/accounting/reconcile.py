@@ -1,19 +1,26 @@
 """Compare a provider's bill with the ledger, by model and day, and say what may explain it."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 
-from langchain_tokenopt.accounting.bill import Bill, BilledRow, bare_model
+from langchain_tokenopt.accounting.bill import NO_MODEL, Bill, BilledRow, bare_model
 from langchain_tokenopt.accounting.ledger import UsageLedger
 from langchain_tokenopt.accounting.records import CallRecord
 from langchain_tokenopt.accounting.usage import Usage
 from langchain_tokenopt.errors import ConfigurationError
 
-_PROVIDERS = {
-    "openai": ("openai", "azure", "azure_openai"),
-    "anthropic": ("anthropic", "anthropic_bedrock"),
+ALL_MODELS = "(all models)"
+"""Stands for every model, where an export names none and days alone are compared."""
+
+# Of calls whose provider is not known. Azure, Bedrock and Vertex send bills of their own.
+_NAMES = {
+    "openai": re.compile(
+        r"(ft:)?(gpt|chatgpt|o\d|codex|text-embedding|davinci|babbage|omni|computer-use)"
+    ),
+    "anthropic": re.compile(r"claude"),
 }
 
 
@@ -47,11 +54,24 @@ class Difference:
         return self.billed.usage.total_tokens - self.booked.usage.total_tokens
 
     @property
+    def token_share(self) -> float | None:
+        """The same as a share of those billed, `None` if none were."""
+        billed = self.billed.usage.total_tokens
+        return self.tokens / billed if billed else None
+
+    @property
     def dollars(self) -> Decimal | None:
         """Dollars billed beyond those booked; `None` if one side does not know."""
         if self.billed.dollars is None or self.booked.dollars is None:
             return None
         return self.billed.dollars - self.booked.dollars
+
+    @property
+    def dollar_share(self) -> float | None:
+        """The same as a share of those billed; `None` if one side does not know, or none were."""
+        if self.dollars is None or not self.billed.dollars:
+            return None
+        return float(self.dollars / self.billed.dollars)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +106,15 @@ def reconcile(
 ) -> Reconciliation:
     """Return the bill beside the ledger's calls of its provider, in the days that it covers.
 
-    Hits of response caches are no calls of the provider. Models are compared without the dates of
-    their snapshots.
+    Hits of response caches are no calls of the provider, and Azure, Bedrock and Vertex are not
+    OpenAI or Anthropic. Models are compared without the dates of their snapshots, days alone if the
+    export names no model. Requests are shown but not judged: one call that embeds many texts is
+    several requests.
 
     Args:
         bill: What `read_bill` returned.
         ledger: The account.
-        tolerance: The share by which tokens and dollars may differ.
+        tolerance: The share by which tokens, of each kind, and dollars may differ.
         timezone: Where the bill's day begins.
 
     Raises:
@@ -100,9 +122,9 @@ def reconcile(
     """
     if not 0 <= tolerance < 1:
         raise ConfigurationError(f"tolerance is a share, such as 0.005, got {tolerance}")
-    billed = _billed(bill.rows)
-    days = sorted({day for day, _ in billed})
-    booked = _booked(bill, ledger, days, timezone) if days else {}
+    named = any(row.model != NO_MODEL for row in bill.rows) or not bill.rows
+    billed = _billed(bill.rows, named=named)
+    booked = _booked(bill, ledger, timezone, named=named)
     keys = sorted({*billed, *booked})
     return Reconciliation(
         differences=tuple(_difference(key, billed, booked, tolerance=tolerance) for key in keys),
@@ -114,10 +136,12 @@ def reconcile(
 _Key = tuple[date, str]
 
 
-def _billed(rows: Iterable[BilledRow]) -> dict[_Key, _Sum]:
+def _billed(rows: Iterable[BilledRow], *, named: bool) -> dict[_Key, _Sum]:
     sums: dict[_Key, _Sum] = {}
     for row in rows:
-        total = sums.setdefault((row.day, bare_model(row.model)), _Sum(requests=None))
+        model = bare_model(row.model) if named and row.model != NO_MODEL else row.model
+        key = (row.day, model if named else ALL_MODELS)
+        total = sums.setdefault(key, _Sum(requests=None))
         total.usage += row.usage
         if row.requests is not None:
             total.requests = (total.requests or 0) + row.requests
@@ -126,16 +150,16 @@ def _billed(rows: Iterable[BilledRow]) -> dict[_Key, _Sum]:
     return sums
 
 
-def _booked(
-    bill: Bill, ledger: UsageLedger, days: list[date], timezone: tzinfo
-) -> dict[_Key, _Sum]:
-    since = datetime.combine(days[0], time.min, timezone).astimezone(UTC)
-    until = datetime.combine(days[-1] + timedelta(days=1), time.min, timezone).astimezone(UTC)
+def _booked(bill: Bill, ledger: UsageLedger, timezone: tzinfo, *, named: bool) -> dict[_Key, _Sum]:
+    since = datetime.combine(bill.first_day, time.min, timezone).astimezone(UTC)
+    after = bill.last_day + timedelta(days=1)
+    until = datetime.combine(after, time.min, timezone).astimezone(UTC)
     sums: dict[_Key, _Sum] = {}
     for record in ledger.records(since=since, until=until):
         if _is_billed(record, bill):
             day = record.started_at.astimezone(timezone).date()
-            total = sums.setdefault((day, bare_model(record.model)), _Sum(dollars=Decimal(0)))
+            key = (day, bare_model(record.model) if named else ALL_MODELS)
+            total = sums.setdefault(key, _Sum(dollars=Decimal(0)))
             total.requests = (total.requests or 0) + 1
             total.usage += record.usage
             total.dollars = (total.dollars or Decimal(0)) + (record.cost or 0)
@@ -147,9 +171,9 @@ def _booked(
 def _is_billed(record: CallRecord, bill: Bill) -> bool:
     if record.kind == "cache_hit" or (record.kind == "error" and not record.usage.total_tokens):
         return False
-    known = record.provider is None or record.provider in _PROVIDERS[bill.provider]
-    claude = "claude" in record.model
-    return known and (record.provider is not None or claude == (bill.provider == "anthropic"))
+    if record.provider is None:
+        return _NAMES[bill.provider].match(record.model.lower()) is not None
+    return record.provider == bill.provider
 
 
 def _difference(
@@ -178,44 +202,74 @@ def _apart(left: Usage, right: Usage, tolerance: float) -> bool:
         (left.input_tokens, right.input_tokens),
         (left.output, right.output),
         (left.cache_read, right.cache_read),
+        (_written(left), _written(right)),
     )
     return any(_share(a, b) > tolerance for a, b in pairs)
 
 
+def _written(usage: Usage) -> int:
+    return usage.cache_write + usage.cache_write_1h + usage.cache_write_12h
+
+
 def _share(left: Decimal | int, right: Decimal | int) -> float:
-    largest = max(float(left), float(right))
+    largest = max(abs(float(left)), abs(float(right)))
     return abs(float(left) - float(right)) / largest if largest else 0.0
 
 
 def _reason(  # noqa: PLR0911 - one return for each reason
     key: _Key, billed: dict[_Key, _Sum], booked: dict[_Key, _Sum], left: _Sum, right: _Sum
 ) -> str:
-    day, model = key
-    missing = billed if key not in billed else booked if key not in booked else None
-    if missing is not None:
-        here = left if key in billed else right
-        for near in (day - timedelta(days=1), day + timedelta(days=1)):
-            other = missing.get((near, model))
-            if (
-                other is not None
-                and _share(other.usage.total_tokens, here.usage.total_tokens) < 0.01
-            ):
-                return f"the same tokens stand at {near}: the days begin elsewhere (--timezone)"
-        if key in billed:
-            return "not in the ledger: calls of another application or key, or without callbacks"
-        return "not on the bill: another key or organisation, or the export is not complete yet"
-    same_input = _share(left.usage.input_tokens, right.usage.input_tokens) < 0.005
-    if same_input and _share(left.usage.cache_read, right.usage.cache_read) > 0.005:
-        return "the input is equal, but not what of it was cached: cached tokens booked as plain"
+    if key not in booked or key not in billed:
+        return _why_missing(key, billed, booked, left, right)
+    if left.usage.total_tokens and not _apart(left.usage, right.usage, 0.005):
+        if right.unpriced:
+            return _unpriced(right)
+        return "the tokens agree, the dollars do not: another tier, discount or price"
+    if (
+        left.usage.total_tokens
+        and _share(left.usage.input_tokens, right.usage.input_tokens) < 0.005
+    ):
+        for kind, here, there in (
+            ("read from", left.usage.cache_read, right.usage.cache_read),
+            ("written to", _written(left.usage), _written(right.usage)),
+        ):
+            if _share(here, there) > 0.005:
+                return (
+                    f"the input is equal, but not what of it was {kind} the provider's cache: "
+                    "cached tokens booked as plain"
+                )
     if right.unpriced:
-        return f"{right.unpriced} calls in the ledger have no price: give it in an override file"
+        return _unpriced(right)
     if right.estimated:
-        return f"{right.estimated} calls in the ledger are estimates: streams that were left"
+        return (
+            f"estimated calls in the ledger: {right.estimated}; streams that were left, or no usage"
+        )
     if left.requests is not None and right.requests is not None and left.requests > right.requests:
         more = left.requests - right.requests
         return (
-            f"{more} requests more on the bill: retries of the client, or calls without callbacks"
+            f"more requests on the bill: {more}; retries of the client, or calls without callbacks"
         )
-    if not _apart(left.usage, right.usage, 0.005):
-        return "the tokens agree, the dollars do not: another tier, discount or price"
+    if not left.usage.total_tokens:
+        return "the bill has no tokens to tell by: compare the usage export too"
     return "unknown: the tokens of the same calls differ"
+
+
+def _why_missing(
+    key: _Key, billed: dict[_Key, _Sum], booked: dict[_Key, _Sum], left: _Sum, right: _Sum
+) -> str:
+    day, model = key
+    here, missing = (left, booked) if key in billed else (right, billed)
+    for near in (day - timedelta(days=1), day + timedelta(days=1)):
+        other = missing.get((near, model))
+        tokens = here.usage.total_tokens
+        if other is not None and tokens and _share(other.usage.total_tokens, tokens) < 0.01:
+            return f"the same tokens stand at {near}: the days begin elsewhere (--timezone)"
+    if model == NO_MODEL:
+        return "no model is named: tools, storage and other charges that no ledger books"
+    if key in billed:
+        return "not in the ledger: calls of another application or key, or without callbacks"
+    return "not on the bill: another key or organisation, or the export is not complete yet"
+
+
+def _unpriced(own: _Sum) -> str:
+    return f"calls without a price in the ledger: {own.unpriced}; give it in an override file"

@@ -68,8 +68,16 @@ def _print_table(found: Reconciliation) -> None:
     console = Console()
     table = Table(title=f"{found.bill.provider}: billed beside booked", title_justify="left")
     for name in ("day", "model"):
-        table.add_column(name)
-    for name in ("billed", "booked", "tokens", "billed $", "booked $"):
+        table.add_column(name, overflow="fold")
+    for name in (
+        "calls",
+        "tokens billed",
+        "booked",
+        "difference",
+        "$ billed",
+        "booked",
+        "difference",
+    ):
         table.add_column(name, justify="right")
     table.add_column("")
     for each in found.differences:
@@ -77,11 +85,13 @@ def _print_table(found: Reconciliation) -> None:
         table.add_row(
             each.day.isoformat(),
             each.model,
+            f"{'-' if billed.requests is None else f'{billed.requests:,}'} / {booked.requests:,}",
             f"{billed.usage.total_tokens:,}",
             f"{booked.usage.total_tokens:,}",
-            _signed(each),
+            _signed(f"{each.tokens:+,}", each.token_share),
             _money(billed.dollars),
             _money(booked.dollars),
+            "-" if each.dollars is None else _signed(f"{each.dollars:+.4f}", each.dollar_share),
             "[red]differs[/]" if each.beyond else "ok",
         )
     console.print(table)
@@ -91,15 +101,13 @@ def _print_table(found: Reconciliation) -> None:
     for problem in found.bill.problems[:_MOST_SHOWN]:
         console.print(f"not read, {problem}", markup=False, highlight=False)
     if len(found.bill.problems) > _MOST_SHOWN:
-        console.print(f"and {len(found.bill.problems) - _MOST_SHOWN} rows more")
+        console.print(f"not read: {len(found.bill.problems) - _MOST_SHOWN} rows more")
     if found.bill.unknown_columns:
         console.print(f"columns not read: {', '.join(found.bill.unknown_columns)}", markup=False)
 
 
-def _signed(each: Difference) -> str:
-    billed = each.billed.usage.total_tokens
-    share = f" ({each.tokens / billed:+.1%})" if billed else ""
-    return f"{each.tokens:+,}{share}"
+def _signed(difference: str, share: float | None) -> str:
+    return difference if share is None else f"{difference} ({share:+.1%})"
 
 
 def _money(amount: Decimal | None) -> str:
@@ -112,6 +120,10 @@ def _row(each: Difference) -> dict[str, Any]:
         "model": each.model,
         **{f"billed_{name}": value for name, value in _side(each.billed).items()},
         **{f"booked_{name}": value for name, value in _side(each.booked).items()},
+        "tokens_difference": each.tokens,
+        "tokens_share": each.token_share,
+        "dollars_difference": None if each.dollars is None else str(each.dollars),
+        "dollars_share": each.dollar_share,
         "differs": each.beyond,
         "reason": each.reason,
     }

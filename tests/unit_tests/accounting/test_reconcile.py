@@ -8,11 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from langchain_tokenopt.accounting import CallRecord, Usage, UsageLedger
-from langchain_tokenopt.accounting.bill import read_bill
+from langchain_tokenopt.accounting.bill import bare_model, read_bill
 from langchain_tokenopt.accounting.reconcile import reconcile
 from langchain_tokenopt.cli import main
 from langchain_tokenopt.errors import ConfigurationError, LogFormatError
@@ -153,7 +154,7 @@ def test_bad_rows_are_told_and_the_rest_is_read(tmp_path: Path) -> None:
     assert [r.usage.input_tokens for r in bill.rows] == [2_000, 1_000]
     assert bill.problems == (
         "line 3: input_tokens is no number: 'many'",
-        "line 4: date is no day: 'yesterday'",
+        "line 4: date is no day: 'yesterday'; expected 2026-11-23, or seconds since 1970",
         "line 5: output_tokens is no number: '-5'",
     )
 
@@ -181,9 +182,192 @@ def test_what_is_no_export_says_so(tmp_path: Path, text: str, said: str) -> None
 
 def test_days_begin_where_they_are_said_to(tmp_path: Path) -> None:
     path = export(tmp_path, [row(start_time=1763596800 + 23 * 3600, date="")])
-    berlin = __import__("zoneinfo").ZoneInfo("Europe/Berlin")
+    berlin = ZoneInfo("Europe/Berlin")
     assert read_bill(path).rows[0].day == date(2025, 11, 20)
     assert read_bill(path, timezone=berlin).rows[0].day == date(2025, 11, 21)
+
+
+# As the provider's console writes it: numbers with `.0`, days without anything, days by their ends.
+CONSOLE = """\
+start_time\tend_time\tstart_time_iso\tend_time_iso\tnum_model_requests\tmodel\tbatch\tservice_tier\t\
+input_tokens\toutput_tokens\tinput_cached_tokens\tinput_uncached_tokens\tinput_text_tokens\t\
+output_text_tokens\tinput_cached_text_tokens\tinput_audio_tokens\toutput_audio_tokens
+1763596800\t1763683200\t2025-11-20T00:00:00+00:00\t2025-11-21T00:00:00+00:00\t10.0\tgpt-4o-2024-08-06\t\
+FALSE\tdefault\t59200.0\t10646.0\t5760.0\t53440.0\t53440.0\t10646.0\t5760.0\t0.0\t0.0
+1763683200\t1763769600\t2025-11-21T00:00:00+00:00\t2025-11-22T00:00:00+00:00\t\t\t\t\t\t\t\t\t\t\t\t\t
+"""
+
+
+def test_the_consoles_own_layout_is_read_with_its_empty_days(tmp_path: Path) -> None:
+    path = tmp_path / "usage.tsv"
+    path.write_text(CONSOLE)
+    bill = read_bill(path)
+
+    (read,) = bill.rows
+    assert read.usage == Usage(plain_input=53_440, cache_read=5_760, output=10_646)
+    assert (read.requests, bill.first_day, bill.last_day) == (
+        10, date(2025, 11, 20), date(2025, 11, 21),
+    )  # fmt: skip
+    assert (bill.problems, bill.unknown_columns) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("columns", "usage"),
+    [
+        # The sums of today include audio, and say what of them was text.
+        (
+            {"input_tokens": 1_000, "input_uncached_tokens": 600, "input_text_tokens": 400,
+             "input_audio_tokens": 200, "input_cached_tokens": 400, "output_tokens": 90,
+             "output_text_tokens": 50, "output_audio_tokens": 40},
+            Usage(plain_input=400, input_audio=200, cache_read=400, output=90, output_audio=40),
+        ),
+        (
+            {"input_tokens": 1_000, "input_audio_tokens": 200, "output_tokens": 90},
+            Usage(plain_input=800, input_audio=200, output=90),
+        ),
+        # Writes to the cache: the sum, and its two lives.
+        (
+            {"input_tokens": 10_000, "input_cached_tokens": 2_000,
+             "input_cache_write_tokens": 7_000, "input_cache_write_30m_tokens": 4_000,
+             "input_cache_write_12h_tokens": 3_000},
+            Usage(plain_input=1_000, cache_read=2_000, cache_write=4_000, cache_write_12h=3_000),
+        ),
+        (
+            {"input_tokens": 10_000, "input_cached_tokens": 2_000,
+             "input_cache_write_tokens": 7_000},
+            Usage(plain_input=1_000, cache_read=2_000, cache_write=7_000),
+        ),
+        # Its API of before.
+        (
+            {"n_context_tokens_total": 118, "n_generated_tokens_total": 35,
+             "n_cached_context_tokens_total": 18},
+            Usage(plain_input=100, cache_read=18, output=35),
+        ),
+    ],
+)  # fmt: skip
+def test_what_openais_columns_include_is_known(
+    tmp_path: Path, columns: dict[str, int], usage: Usage
+) -> None:
+    path = export(tmp_path, [{"date": "2026-11-20", "model": "gpt-5.6-sol", **columns}])
+    assert read_bill(path).rows[0].usage == usage
+
+
+def test_anthropics_input_never_includes_what_was_cached(tmp_path: Path) -> None:
+    path = tmp_path / "usage.tsv"
+    path.write_text(
+        "Usage Date (UTC)\tModel\tInput Tokens\tCache Creation Input Tokens\t"
+        "Cache Read Input Tokens\tOutput Tokens\n2026/9/1\tclaude-sonnet-5\t100\t20\t300\t40\n"
+    )
+    (read,) = read_bill(path).rows
+
+    assert read.usage == Usage(plain_input=100, cache_write=20, cache_read=300, output=40)
+    assert read.day == date(2026, 9, 1)
+
+
+def test_anthropics_cost_export_names_models_as_the_ledger_does(tmp_path: Path) -> None:
+    path = tmp_path / "cost.csv"
+    path.write_text(
+        "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,"
+        "list_price_usd,cost_type,inference_geo,speed,api_key_id,api_key_status\n"
+        "2026-11-20,Claude Haiku 4.5,Default,app,message,,input_no_cache,0.05,0.05,token,,,,\n"
+        "2026-11-20,Claude Haiku 4.5,Default,app,message,,output,0.02,0.02,token,,,,\n"
+    )
+    bill = read_bill(path)
+    claude = booked(
+        "claude-haiku-4-5-20251001", provider="anthropic", cost=Decimal("0.07"),
+        usage=Usage(plain_input=50_000, output=4_000),
+    )  # fmt: skip
+
+    assert bill.unknown_columns == ()
+    assert reconcile(bill, ledger_of(claude)).agrees
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Claude Opus 4.5", "claude-opus-4-5"), ("claude-opus-4-5@20251101", "claude-opus-4-5"),
+        ("claude-sonnet-4-0", "claude-sonnet-4"), ("Claude Sonnet 4", "claude-sonnet-4"),
+        ("Claude Haiku 3.5", "claude-haiku-3-5"), ("claude-3-5-haiku-latest", "claude-haiku-3-5"),
+        ("GPT-5-mini", "gpt-5-mini"), ("gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("gpt-4.1", "gpt-4.1"), ("ft:gpt-4o-2024-08-06:me::x", "ft:gpt-4o-2024-08-06:me::x"),
+    ],
+)  # fmt: skip
+def test_a_model_has_one_name(written: str, read: str) -> None:
+    assert bare_model(written) == read
+
+
+def test_money_is_read_as_it_is_written_or_not_at_all(tmp_path: Path) -> None:
+    def dollars(text: str, separator: str = ",") -> Any:
+        path = tmp_path / "cost.csv"
+        path.write_text(
+            f'date{separator}model{separator}cost_usd\n2026-11-20{separator}m{separator}"{text}"\n'
+        )
+        return read_bill(path).rows[0].dollars
+
+    assert dollars("$1,234.50") == Decimal("1234.50")
+    assert dollars("0.5617712500000000") == Decimal("0.56177125")
+    assert dollars("0,02", ";") == Decimal("0.02")  # as spreadsheets write it in half of Europe
+    assert dollars("-3.10") == Decimal("-3.10")  # a credit
+    for wrong in ("0,02", "1,23", "NaN", "1e400", "ten"):
+        with pytest.raises(LogFormatError, match="cost_usd is no number"):
+            dollars(wrong)
+
+
+def test_an_amount_in_another_currency_is_not_taken_for_dollars(tmp_path: Path) -> None:
+    path = export(
+        tmp_path,
+        [{"date": "2026-11-20", "line_item": "gpt-5, input", "amount_value": 1,
+          "amount_currency": currency} for currency in ("eur", "usd")],
+    )  # fmt: skip
+    bill = read_bill(path)
+
+    assert bill.problems == ("line 2: the amount is in eur, expected USD",)
+    assert [each.dollars for each in bill.rows] == [Decimal(1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "date,model,input_tokens\n11/20/2026,m,5\n",
+            "no row of .* can be read; the first: line 2",
+        ),
+        ('{"data": [1, 2]}', "no column with a day"),
+        ('{"data": null}', "no column with a day"),
+        ("[" * 100_000, "is not JSON"),
+        (f"date,model\n2026-11-20,{'m' * 200_000}\n", "is not CSV at line"),
+        ("date,input_tokens\n2026-11-20,1e999999999\n", "input_tokens is no number"),
+    ],
+)
+def test_hostile_files_are_refused_with_a_reason(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "usage"
+    path.write_text(text)
+    with pytest.raises(LogFormatError, match=said):
+        read_bill(path)
+
+
+def test_results_that_are_no_objects_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "usage.json"
+    results = [None, {"input_tokens": 3, "model": "gpt-5"}]
+    path.write_text(json.dumps({"data": [{"start_time": 1763596800, "results": results}]}))
+    bill = read_bill(path)
+
+    assert bill.problems == ("result 1: expected an object, got None",)
+    assert bill.rows[0].usage.input_tokens == 3
+
+
+def test_a_file_in_another_encoding_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "usage.csv"
+    path.write_bytes(OPENAI.encode("utf-16"))
+    with pytest.raises(LogFormatError, match="expected UTF-8"):
+        read_bill(path)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Asia/Tokyo", "Asia/Kolkata"])
+def test_a_row_for_a_whole_day_counts_for_that_day_everywhere(tmp_path: Path, zone: str) -> None:
+    path = tmp_path / "usage.csv"
+    path.write_text(CONSOLE.replace("\t", ","))
+    assert read_bill(path, timezone=ZoneInfo(zone)).rows[0].day == date(2025, 11, 20)
 
 
 # --- comparing --------------------------------------------------------------------------------
@@ -214,12 +398,12 @@ def test_what_may_explain_a_difference_is_told(tmp_path: Path) -> None:
     plain = booked(usage=Usage(plain_input=1_000, output=50))
     assert "cached tokens booked as plain" in str(reasons(tmp_path, [row()], plain, plain_too()))
     guess = booked(estimated=True, usage=Usage(plain_input=700, cache_read=512, output=50))
-    assert "1 calls in the ledger are estimates" in str(reasons(tmp_path, [row()], booked(), guess))
+    assert "estimated calls in the ledger: 1" in str(reasons(tmp_path, [row()], booked(), guess))
     unpriced = booked(cost=None, usage=Usage(plain_input=1, output=50))
-    assert "1 calls in the ledger have no price" in str(
+    assert "calls without a price in the ledger: 1" in str(
         reasons(tmp_path, [row()], booked(), unpriced)
     )
-    assert "1 requests more on the bill" in str(reasons(tmp_path, [row()], booked()))
+    assert "more requests on the bill: 1" in str(reasons(tmp_path, [row()], booked()))
     dear = [row(cost_usd="0.04")]
     assert "the tokens agree, the dollars do not" in str(
         reasons(tmp_path, dear, booked(), booked())
@@ -256,6 +440,71 @@ def test_models_are_joined_without_the_dates_of_their_snapshots(tmp_path: Path) 
     assert reconcile(read_bill(path), ledger).agrees
 
 
+def test_cache_writes_that_differ_are_a_difference(tmp_path: Path) -> None:
+    written = [row(input_cache_write_tokens=500)]
+    assert "written to the provider's cache" in str(reasons(tmp_path, written, booked(), booked()))
+
+
+def test_azure_and_other_providers_are_not_on_openais_bill(tmp_path: Path) -> None:
+    others = [
+        booked(provider="azure"),
+        booked("gpt-oss-120b", provider="groq"),
+        booked("all-MiniLM-L6-v2", provider=None),
+        booked("claude-sonnet-4-5", provider=None),
+    ]
+    found = reconcile(read_bill(export(tmp_path, [row()])), ledger_of(booked(), booked(), *others))
+
+    assert found.agrees
+    assert len(found.differences) == 1
+
+
+def test_embeddings_whose_provider_is_not_known_are_found_by_their_model(tmp_path: Path) -> None:
+    rows = [{"date": "2026-11-20", "model": "text-embedding-3-small", "input_tokens": 7}]
+    record = booked(
+        "text-embedding-3-small", kind="embedding", provider=None, usage=Usage(plain_input=7)
+    )
+    assert reconcile(read_bill(export(tmp_path, rows)), ledger_of(record)).agrees
+
+
+def test_an_export_without_models_is_compared_by_day(tmp_path: Path) -> None:
+    rows = [{"date": "2026-11-20", "amount_value": "0.02", "amount_currency": "usd"}]
+    ledger = ledger_of(booked(), booked("gpt-5"))
+    found = reconcile(read_bill(export(tmp_path, rows)), ledger)
+
+    assert found.agrees
+    assert [each.model for each in found.differences] == ["(all models)"]
+
+
+def test_calls_on_a_day_that_the_bill_leaves_empty_are_a_difference(tmp_path: Path) -> None:
+    path = tmp_path / "usage.tsv"
+    path.write_text(CONSOLE)
+    late = booked(started_at=datetime(2025, 11, 21, 12, tzinfo=UTC))
+    found = reconcile(read_bill(path), ledger_of(late))
+
+    assert [each.day for each in found.differences] == [date(2025, 11, 20), date(2025, 11, 21)]
+    assert "not on the bill" in str(found.differences[1].reason)
+
+
+def test_charges_without_a_model_beside_others_are_named(tmp_path: Path) -> None:
+    rows = [
+        {"date": "2026-11-20", "line_item": "gpt-5-mini, input", "amount_value": "0.02"},
+        {"date": "2026-11-20", "line_item": "", "amount_value": "5"},
+    ]
+    found = reconcile(read_bill(export(tmp_path, rows)), ledger_of(booked(), booked()))
+
+    assert [each.reason for each in found.differences] == [
+        "no model is named: tools, storage and other charges that no ledger books", None,
+    ]  # fmt: skip
+
+
+def test_shares_are_of_what_was_billed(tmp_path: Path) -> None:
+    rows = [row(cost_usd="0.04")]
+    (found,) = reconcile(read_bill(export(tmp_path, rows)), ledger_of(booked())).differences
+
+    assert (found.tokens, found.token_share) == (1_050, 0.5)
+    assert (found.dollars, found.dollar_share) == (Decimal("0.03"), 0.75)
+
+
 # --- the command ------------------------------------------------------------------------------
 
 
@@ -270,7 +519,7 @@ def test_the_command_prints_what_differs_and_fails(
 
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert "1 requests more on the bill" in out
+    assert "more requests on the bill: 1" in out
     assert "columns not read: shoe" in out
     assert main([*command, "--tolerance", "60%"]) == 0
     capsys.readouterr()
