@@ -72,8 +72,9 @@ def read_bill(
     names = {name for _, row in rows for name in row}
     if not names & {*columns.DAY}:
         message = (
-            f"{path} has no column with a day; expected a usage or cost export of OpenAI or Anthropic "
-            f"with one of {', '.join(columns.DAY)}, got {', '.join(sorted(names)) or 'none'}"
+            f"{path} has no column with a day; expected a usage or cost export of OpenAI or "
+            f"Anthropic with one of {', '.join(columns.DAY)}, "
+            f"got {', '.join(sorted(names)) or 'none'}"
         )
         raise LogFormatError(message)
     found: Provider = provider or ("anthropic" if names & columns.ANTHROPIC else "openai")

@@ -66,6 +66,11 @@ class RecordingHandler(BaseCallbackHandler):
         self._open: OrderedDict[UUID, _OpenCall] = OrderedDict()
 
     @property
+    def price_source(self) -> PriceSource:
+        """Where prices come from, for others that book in the same account."""
+        return self._prices
+
+    @property
     def open_calls(self) -> int:
         """Calls without an end so far, with those that were cancelled and never got one."""
         return len(self._open)

@@ -14,13 +14,15 @@ from langchain_core.runnables.config import var_child_runnable_config
 from typing_extensions import override
 
 from langchain_tokenopt.accounting.ledger import UsageLedger
-from langchain_tokenopt.accounting.prices import GenaiPrices, PriceSource, cost_of
+from langchain_tokenopt.accounting.prices import PriceSource, cost_of
 from langchain_tokenopt.accounting.records import CallRecord, Kind
 from langchain_tokenopt.accounting.usage import Usage
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.tokens import counter_for
 
 _LOG = logging.getLogger(__name__)
+# Beyond as many characters, counting takes longer than an event loop should wait.
+_LONG = 50_000
 _NAMES = ("model", "model_name", "model_id", "deployment", "azure_deployment")
 _PROVIDERS = {
     "OpenAIEmbeddings": "openai",
@@ -49,7 +51,7 @@ class MeteredEmbeddings(Embeddings):
         provider: LangChain's name of the provider; by default guessed from the class.
         metadata: Feature, tenant and endpoint of all calls; those of a chain or graph that is
             running come from its config, and come first.
-        prices: Where prices come from; by default the installed genai-prices snapshot.
+        prices: Where prices come from; by default where the ledger's do.
 
     >>> from langchain_core.embeddings import DeterministicFakeEmbedding
     >>> ledger = UsageLedger()
@@ -77,11 +79,13 @@ class MeteredEmbeddings(Embeddings):
             raise ConfigurationError(message)
         named = (getattr(embeddings, name, None) for name in _NAMES)
         self.embeddings = embeddings
+        self.failures = 0
+        """Calls that could not be booked; the first is logged."""
         self.model = model or next((str(name) for name in named if name), "unknown")
         self._ledger = ledger
         self._provider = provider or _PROVIDERS.get(type(embeddings).__name__)
         self._metadata = dict(metadata or {})
-        self._prices = prices or GenaiPrices()
+        self._prices = prices or ledger.price_source
 
     def __getattr__(self, name: str) -> Any:
         # What vector stores read of embeddings: `dimensions`, `model_name`, ...
@@ -93,7 +97,7 @@ class MeteredEmbeddings(Embeddings):
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         call = _Call(texts)
         try:
-            vectors = self.embeddings.embed_documents(texts)
+            vectors = self.embeddings.embed_documents(call.texts)
         except BaseException as error:
             self._book(call, error)
             raise
@@ -115,11 +119,15 @@ class MeteredEmbeddings(Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         call = _Call(texts)
         try:
-            vectors = await self.embeddings.aembed_documents(texts)
+            vectors = await self.embeddings.aembed_documents(call.texts)
         except BaseException as error:
             self._book(call, error)
             raise
-        self._book(call)
+        call.end()
+        if call.is_long:
+            await asyncio.to_thread(self._book, call)
+        else:
+            self._book(call)
         return vectors
 
     @override
@@ -134,12 +142,15 @@ class MeteredEmbeddings(Embeddings):
         return vector
 
     def _book(self, call: "_Call", error: BaseException | None = None) -> None:
+        call.end()
         if not call.texts:
             return  # nothing is sent
         try:
             self._ledger.append(self._record(call, error))
         except Exception as failure:  # noqa: BLE001 - no account may break the call
-            _LOG.warning("a call of %s could not be booked: %r", self.model, failure)
+            self.failures += 1
+            if self.failures == 1:
+                _LOG.warning("a call of %s could not be booked: %r", self.model, failure)
 
     def _record(self, call: "_Call", error: BaseException | None) -> CallRecord:
         walked_away = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
@@ -160,7 +171,7 @@ class MeteredEmbeddings(Embeddings):
             provider=self._provider,
             usage=usage,
             cost=self._cost(usage, call.at),
-            latency_s=time.perf_counter() - call.clock,
+            latency_s=call.took_s or 0.0,
             feature=_text(told.get("feature")),
             endpoint=_text(told.get("endpoint")),
             tenant=_text(told.get("tenant")),
@@ -186,9 +197,20 @@ class _Call:
     """A call that has begun."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = list(texts)
+        self.texts: list[Any] = list(texts)  # may be read only once, and hold what is no text
         self.at = datetime.now(UTC)
-        self.clock = time.perf_counter()
+        self.took_s: float | None = None
+        self._clock = time.perf_counter()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether an event loop should not wait for the count."""
+        return sum(len(text) for text in self.texts if isinstance(text, str)) > _LONG
+
+    def end(self) -> None:
+        """Take the time, which what is counted afterwards is no part of."""
+        if self.took_s is None:
+            self.took_s = time.perf_counter() - self._clock
 
 
 def _metadata_here() -> Mapping[str, Any]:

@@ -136,7 +136,8 @@ class GenaiPrices:
 
     Fine-tuned OpenAI models (`ft:...`), batch processing (`tier="batch"`) and the flex and
     priority tiers are priced as such. A tier that the snapshot does not know for a model leaves
-    the call unpriced, since the standard price would be wrong.
+    the call unpriced, since the standard price would be wrong; so does audio of an OpenAI model
+    whose audio price it does not know, which is up to 16 times the price of text.
     """
 
     def __call__(
@@ -146,10 +147,14 @@ class GenaiPrices:
         known = _PROVIDERS.get(provider, provider) if provider else None
         standard = None if tier in (None, "default", "standard", "auto") else tier
         minute = at.replace(second=0, microsecond=0)
-        rates = _rates(model, known, standard, minute)
+        # Google's SDKs say "models/gemini-2.5-pro".
+        rates = _rates(model.removeprefix("models/"), known, standard, minute)
         if rates is None or (usage.output and not rates.has_output):
             return None
-        return rates.at_length(usage.input_tokens)
+        price = rates.at_length(usage.input_tokens)
+        heard = usage.input_audio and price.input_audio is None
+        spoken = usage.output_audio and price.output_audio is None
+        return None if rates.audio_apart and (heard or spoken) else price
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,8 @@ class _Rates:
     at_length: Callable[[int], Price]
     has_output: bool
     """Whether output has a price: that of an embedding model has none, and there is none."""
+    audio_apart: bool
+    """Whether the provider always bills audio at a price of its own."""
 
 
 @lru_cache(maxsize=4096)
@@ -183,6 +190,7 @@ def _rates(model: str, provider: str | None, tier: str | None, at: datetime) -> 
     if prices.input_mtok is None:
         return None
     has_output = prices.output_mtok is not None
+    of_openai = found.provider.id in ("openai", "azure")
 
     @lru_cache(maxsize=64)
     def at_thresholds(input_tokens: int) -> Price:
@@ -193,7 +201,7 @@ def _rates(model: str, provider: str | None, tier: str | None, at: datetime) -> 
         output = _at_length(prices.output_mtok, input_tokens) if has_output else Decimal(0)
         if plain is None or output is None:  # checked above; a tier never lacks its price
             raise LookupError(model)
-        long_write = plain * _WRITE_12H_FACTOR if found.provider.id in ("openai", "azure") else None
+        long_write = plain * _WRITE_12H_FACTOR if of_openai else None
         return Price(input=plain, output=output, cache_write_12h=long_write, source=name, **values)
 
     steps = _steps(prices)
@@ -202,6 +210,7 @@ def _rates(model: str, provider: str | None, tier: str | None, at: datetime) -> 
             max((start + 1 for start in steps if input_tokens > start), default=0)
         ),
         has_output,
+        audio_apart=of_openai,
     )
 
 

@@ -1,6 +1,7 @@
 """Embeddings whose calls are booked."""
 
 import asyncio
+import threading
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,13 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
 
-from langchain_tokenopt.accounting import CallRecord, MeteredEmbeddings, UsageLedger
+from langchain_tokenopt.accounting import (
+    CallRecord,
+    MeteredEmbeddings,
+    PriceEntry,
+    PriceOverrides,
+    UsageLedger,
+)
 from langchain_tokenopt.caches import MemoryStore
 from langchain_tokenopt.embeddings import CachedEmbeddings
 from langchain_tokenopt.errors import ConfigurationError
@@ -154,3 +161,64 @@ def test_what_is_not_known_is_said_and_nothing_breaks_a_call() -> None:
         MeteredEmbeddings("model", ledger=ledger)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         priceless.nothing_like_it  # noqa: B018 - that it raises is the point
+
+
+def test_what_cannot_be_counted_breaks_no_call_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Lenient(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[0.0] for _ in texts]
+
+        def embed_query(self, text: str) -> list[float]:
+            return [0.0]
+
+    ledger = UsageLedger()
+    metered = MeteredEmbeddings(Lenient(), ledger=ledger, model=MODEL)
+    not_texts: Any = [17, None]
+
+    assert metered.embed_documents(not_texts) == [[0.0], [0.0]]
+    assert metered.embed_query(None) == [0.0]  # type: ignore[arg-type]  # what a caller may do
+    assert metered.failures == 2
+    assert len(caplog.records) == 1
+    assert ledger.totals().calls == 0
+
+
+def test_texts_that_can_be_read_only_once_are_embedded_and_counted() -> None:
+    ledger = UsageLedger()
+    metered = MeteredEmbeddings(fake(), ledger=ledger, model=MODEL)
+    texts: Any = iter(TEXTS)
+
+    assert len(metered.embed_documents(texts)) == 2
+    assert one(ledger).usage.input_tokens == sum(map(counter_for(MODEL).count_text, TEXTS))
+
+
+def test_the_ledgers_own_prices_hold_for_embeddings_too() -> None:
+    entry = PriceEntry(model=MODEL, input=Decimal(1_000_000), output=Decimal(0))
+    ledger = UsageLedger(prices=PriceOverrides([entry]))
+    MeteredEmbeddings(fake(), ledger=ledger, model=MODEL).embed_query("Hello")
+
+    assert one(ledger).cost == one(ledger).usage.input_tokens
+
+
+async def test_long_texts_are_counted_beside_the_event_loop() -> None:
+    threads: list[int] = []
+    ledger = UsageLedger(listeners=[lambda _: threads.append(threading.get_ident())])
+    metered = MeteredEmbeddings(fake(), ledger=ledger, model=MODEL)
+    chain: Any = RunnableLambda(metered.aembed_documents)
+    await chain.ainvoke(["a " * 30_000], {"metadata": {"tenant": "acme"}})
+    await metered.aembed_documents(["short"])
+
+    assert threads[0] != threading.get_ident() == threads[1]
+    assert [record.tenant for record in ledger.records()] == ["acme", None]
+    assert next(iter(ledger.records())).latency_s < 5
+
+
+def test_googles_names_of_models_are_priced() -> None:
+    ledger = UsageLedger()
+    metered = MeteredEmbeddings(
+        fake(), ledger=ledger, model="models/gemini-embedding-001", provider="google_genai"
+    )
+    metered.embed_query("Hello")
+
+    assert one(ledger).cost == Decimal("0.15") * one(ledger).usage.input_tokens / 1_000_000

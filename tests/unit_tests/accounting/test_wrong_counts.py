@@ -586,3 +586,34 @@ def test_other_threads_are_not_recorded_unless_the_ledger_is_given_to_them() -> 
             thread.join()
 
     assert ledger.totals().calls == 1
+
+
+@pytest.mark.parametrize("part", ["input_audio", "output_audio"])
+def test_audio_is_not_billed_as_text_where_its_price_is_not_known(part: str) -> None:
+    usage = Usage(plain_input=1_000, output=1_000, **{part: 500})
+    known = PRICES(model="gpt-audio", provider="openai", tier=None, usage=usage, at=NOW)
+    unknown = PRICES(
+        model="gpt-4o-audio-preview", provider="openai", tier=None, usage=usage, at=NOW
+    )
+
+    assert known is not None
+    assert known.rate(part) > 10 * known.input
+    assert unknown is None  # 40 and 80 dollars at OpenAI, which the snapshot leaves out
+    assert priced("gpt-4o-audio-preview", Usage(plain_input=1_000_000)) == Decimal("2.5")
+
+
+def test_audio_costs_what_text_does_where_a_provider_has_one_price() -> None:
+    usage = Usage(plain_input=1_000, input_audio=1_000)
+    price = PRICES(model="gemini-2.5-pro", provider="google_genai", tier=None, usage=usage, at=NOW)
+
+    assert price is not None
+    assert cost_of(usage, price).total == Decimal("0.0025")
+
+
+def test_googles_prefix_of_models_is_no_part_of_the_name() -> None:
+    usage = Usage(plain_input=1_000_000)
+    price = PRICES(
+        model="models/gemini-2.5-flash", provider="google_genai", tier=None, usage=usage, at=NOW
+    )
+    assert price is not None
+    assert price.input == Decimal("0.3")
