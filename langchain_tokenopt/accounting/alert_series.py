@@ -16,7 +16,7 @@ _LOOKS = (3, 6, 12)
 _LONG_PROMPT = 1_024  # shorter ones no provider caches
 _MOST_LATENCIES = 2_000
 # Standard errors: a rate is looked at again and again, and must not alarm by chance.
-_Z = 3.5
+_Z = 3.2
 
 
 @dataclass(slots=True)

@@ -44,7 +44,13 @@ class _OpenCall:
     chunk_usage: Any = None
     """The usage of the latest chunk that had one."""
     repeats_usage: bool = False
-    """Whether the server reports all usage so far with every chunk, which LangChain adds up."""
+    """Whether the server reports usage with every chunk, which LangChain adds up."""
+    chunk_output: int = 0
+    """The output tokens of all chunks that had a usage."""
+    text_chunks: int = 0
+    grew: bool = False
+    """Whether a chunk's output tokens were more than those of the one before; likewise `fell`."""
+    fell: bool = False
     forget: Callable[[], object] | None = None
     """Stops waiting for the end of the task that made the call."""
 
@@ -172,11 +178,15 @@ class RecordingHandler(BaseCallbackHandler):
             return
         if call.first_token is None:
             call.first_token = time.perf_counter()
+        call.text_chunks += bool(token)
         usage = getattr(getattr(kwargs.get("chunk"), "message", None), "usage_metadata", None)
         if usage:
             before, call.chunk_usage = call.chunk_usage, usage
+            call.chunk_output += usage["output_tokens"]
             if before and usage["input_tokens"] == before["input_tokens"] > 0:
                 call.repeats_usage = True
+                call.grew |= usage["output_tokens"] > before["output_tokens"] > 0
+                call.fell |= usage["output_tokens"] < before["output_tokens"]
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -213,7 +223,7 @@ class RecordingHandler(BaseCallbackHandler):
             source = (
                 "langchain"  # every call gives an id; a cache that kept the text alone has none
             )
-        reported: Any = (call.chunk_usage if call.repeats_usage else message.usage_metadata) or {}
+        reported: Any = _streamed(call) if call.repeats_usage else message.usage_metadata or {}
         estimated = False
         tier = None
         if any(reported.get(f"{part}_tokens") for part in ("input", "output")):
@@ -229,7 +239,7 @@ class RecordingHandler(BaseCallbackHandler):
             kind="live" if source is None else "cache_hit",
             model=model,
             usage=usage,
-            tier=_standard_is_none(served.get("service_tier") or tier),
+            tier=_standard_is_none(served.get("service_tier") or tier or _tier_of_claude(served)),
             estimated=estimated,
             cache=source,
         )
@@ -340,6 +350,30 @@ def _model_asked(call: _OpenCall) -> str | None:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _streamed(call: _OpenCall) -> Mapping[str, Any]:
+    """Return the usage of a stream whose every chunk repeats the input tokens.
+
+    Most servers count the output so far, some that of the chunk alone. The output so far never
+    falls, and is at least a token for each chunk with text.
+    """
+    last: Mapping[str, Any] = call.chunk_usage
+    so_far = not call.fell and (call.grew or last["output_tokens"] >= call.text_chunks)
+    if so_far:
+        return last
+    total = last["input_tokens"] + call.chunk_output
+    return {**last, "output_tokens": call.chunk_output, "total_tokens": total}
+
+
+def _tier_of_claude(served: Mapping[str, Any]) -> str | None:
+    """Return what Anthropic says inside of the usage: half the price, or several times it."""
+    usage = served.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    if usage.get("speed") == "fast":
+        return "fast"
+    return "batch" if usage.get("service_tier") == "batch" else None
 
 
 def _standard_is_none(tier: Any) -> str | None:

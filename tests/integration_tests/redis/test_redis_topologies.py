@@ -7,12 +7,15 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from langchain_tokenopt.accounting import Amounts, Budget, Hold
+from langchain_tokenopt.accounting.budget_redis import RedisBudgets
 from langchain_tokenopt.caches import StoreError
 from langchain_tokenopt.caches.lease import Claim, Lease
 from langchain_tokenopt.caches.redis import RedisCache, RedisStore
@@ -90,6 +93,31 @@ async def test_a_cache_and_a_lease_on_a_cluster(cluster: list[Server]) -> None:
     await lease.aclose()
     await cache.store.aclose()
     cache.close()
+
+
+async def test_budgets_on_a_cluster(cluster: list[Server]) -> None:
+    now = datetime.now(UTC)
+    store = RedisBudgets(f"redis+cluster://127.0.0.1:{cluster[1].port}")
+    budget = Budget("b", calls=2, per="feature", every="day")
+
+    def hold(name: str, feature: str) -> Hold:
+        return Hold(
+            id=name,
+            accounts=(budget.account({"feature": feature}, now=now),),
+            amounts=Amounts(calls=1),
+            floor=Amounts(),
+            expires_at=now + timedelta(minutes=1),
+        )
+
+    for n, feature in enumerate(("faq", "search", "faq")):
+        assert store.reserve(hold(f"{n}", feature), now=now).refused_by is None
+    assert (await store.areserve(hold("3", "faq"), now=now)).refused_by is not None
+    store.settle(hold("0", "faq"), Amounts(calls=1))
+    await store.asettle(hold("1", "search"), Amounts())
+
+    spent = {status.key: (status.spent.calls, status.reserved.calls) for status in store.statuses()}
+    assert spent == {"faq": (1, 1), "search": (0, 0)}
+    await store.aclose()
 
 
 async def test_a_cluster_of_which_a_node_is_gone_is_a_store_error(cluster: list[Server]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -617,3 +618,52 @@ def test_googles_prefix_of_models_is_no_part_of_the_name() -> None:
     )
     assert price is not None
     assert price.input == Decimal("0.3")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "counted"),
+    [
+        ([1, 2, 3], 3),  # so far
+        ([30, 30, 30], 30),  # all, with each chunk
+        ([0, 1, 1, 1], 3),  # of the chunk alone (langchain#30429)
+        ([2, 1, 3], 6),
+        ([1, 1, 1, 3], 3),  # of the chunk, and all at the end
+    ],
+)
+def test_usage_with_every_chunk_is_read_as_what_it_is(outputs: list[int], counted: int) -> None:
+    class Stream(ScriptedModel):
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            run_manager = kwargs.get("run_manager")
+            for number, output in enumerate(outputs):
+                silent = number == len(outputs) - 1 and len(outputs) > 3 and output > 1
+                usage = UsageMetadata(
+                    input_tokens=35, output_tokens=output, total_tokens=35 + output
+                )
+                text = "" if silent or not output else "a "
+                message = AIMessageChunk(text, usage_metadata=usage)
+                chunk = ChatGenerationChunk(message=message)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(text, chunk=chunk)
+                yield chunk
+
+    ledger = UsageLedger()
+    for _ in Stream(["any"]).stream("hi", {"callbacks": [ledger]}):
+        pass
+
+    (record,) = ledger.records()
+    assert (record.usage.input_tokens, record.usage.output) == (35, counted)
+
+
+@pytest.mark.parametrize(
+    ("said", "tier", "cost"),
+    [
+        ({"service_tier": "standard", "speed": "standard"}, None, Decimal("0.0075")),
+        ({"service_tier": "batch"}, "batch", Decimal("0.00375")),
+        ({"service_tier": "standard", "speed": "fast"}, "fast", None),  # some times the price
+    ],
+)
+def test_what_anthropic_says_of_the_tier_inside_of_its_usage_is_read(
+    said: dict[str, str], tier: str | None, cost: Decimal | None
+) -> None:
+    record = booked(message("claude-opus-4-6", {"input": 1_000}, 100, usage=said))
+    assert (record.tier, record.cost) == (tier, cost)
