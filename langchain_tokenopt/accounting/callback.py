@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -20,6 +20,7 @@ from typing_extensions import override
 from langchain_tokenopt.accounting.prices import PriceSource, cost_of
 from langchain_tokenopt.accounting.records import CallRecord, Kind
 from langchain_tokenopt.accounting.usage import Usage, normalise_usage
+from langchain_tokenopt.accounting.usage_stream import StreamedUsage
 from langchain_tokenopt.messages import cache_source
 from langchain_tokenopt.tokens import counter_for
 
@@ -41,16 +42,7 @@ class _OpenCall:
     metadata: Mapping[str, Any]
     parameters: Mapping[str, Any]
     first_token: float | None = None
-    chunk_usage: Any = None
-    """The usage of the latest chunk that had one."""
-    repeats_usage: bool = False
-    """Whether the server reports usage with every chunk, which LangChain adds up."""
-    chunk_output: int = 0
-    """The output tokens of all chunks that had a usage."""
-    text_chunks: int = 0
-    grew: bool = False
-    """Whether a chunk's output tokens were more than those of the one before; likewise `fell`."""
-    fell: bool = False
+    streamed: StreamedUsage = field(default_factory=StreamedUsage)
     forget: Callable[[], object] | None = None
     """Stops waiting for the end of the task that made the call."""
 
@@ -178,15 +170,8 @@ class RecordingHandler(BaseCallbackHandler):
             return
         if call.first_token is None:
             call.first_token = time.perf_counter()
-        call.text_chunks += bool(token)
-        usage = getattr(getattr(kwargs.get("chunk"), "message", None), "usage_metadata", None)
-        if usage:
-            before, call.chunk_usage = call.chunk_usage, usage
-            call.chunk_output += usage["output_tokens"]
-            if before and usage["input_tokens"] == before["input_tokens"] > 0:
-                call.repeats_usage = True
-                call.grew |= usage["output_tokens"] > before["output_tokens"] > 0
-                call.fell |= usage["output_tokens"] < before["output_tokens"]
+        message = getattr(kwargs.get("chunk"), "message", None)
+        call.streamed.see(token, getattr(message, "usage_metadata", None))
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -223,7 +208,8 @@ class RecordingHandler(BaseCallbackHandler):
             source = (
                 "langchain"  # every call gives an id; a cache that kept the text alone has none
             )
-        reported: Any = _streamed(call) if call.repeats_usage else message.usage_metadata or {}
+        streamed = call.streamed
+        reported: Any = streamed.read() if streamed.repeats else message.usage_metadata or {}
         estimated = False
         tier = None
         if any(reported.get(f"{part}_tokens") for part in ("input", "output")):
@@ -350,20 +336,6 @@ def _model_asked(call: _OpenCall) -> str | None:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _streamed(call: _OpenCall) -> Mapping[str, Any]:
-    """Return the usage of a stream whose every chunk repeats the input tokens.
-
-    Most servers count the output so far, some that of the chunk alone. The output so far never
-    falls, and is at least a token for each chunk with text.
-    """
-    last: Mapping[str, Any] = call.chunk_usage
-    so_far = not call.fell and (call.grew or last["output_tokens"] >= call.text_chunks)
-    if so_far:
-        return last
-    total = last["input_tokens"] + call.chunk_output
-    return {**last, "output_tokens": call.chunk_output, "total_tokens": total}
 
 
 def _tier_of_claude(served: Mapping[str, Any]) -> str | None:
