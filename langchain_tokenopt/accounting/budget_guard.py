@@ -132,6 +132,7 @@ class BudgetGuard:
         self._owed: deque[_Debt] = deque()
         self._rests_until: datetime | None = None
         self._paying = threading.Lock()
+        self._giving_back: set[asyncio.Task[None]] = set()
         self._tally = {"unpriced": 0, "store": 0, "lost": 0, "exceeded": 0}
 
     @property
@@ -170,10 +171,28 @@ class BudgetGuard:
         if self._may_ask(now):
             try:
                 await self._apay(now)
-                outcome = await self._store.areserve(hold, now=now)
+                outcome = await self._areserve(hold, now)
             except StoreError as error:
                 self._store_failed(error, now)
         return self._granted(hold, outcome, now)
+
+    async def _areserve(self, hold: Hold, now: datetime) -> Outcome:
+        if not self._store.blocks:
+            return await self._store.areserve(hold, now=now)
+        asked = asyncio.ensure_future(self._store.areserve(hold, now=now))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(lambda _: self._give_back(asked, hold))
+            raise
+
+    def _give_back(self, asked: "asyncio.Future[Outcome]", hold: Hold) -> None:
+        """Settle what was set aside for a call that was cancelled meanwhile."""
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        task = asyncio.get_running_loop().create_task(self.asettle(hold, Amounts()))
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
 
     def reserve_amounts(
         self, most: Amounts, floor: Amounts | None = None, *, metadata: Mapping[str, Any]

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -140,6 +142,32 @@ async def test_a_cancelled_call_is_booked_as_abandoned(guarded: Any) -> None:
     tokens, calls = used(guard)
     assert calls == 1
     assert 0 < tokens < 100
+
+
+async def test_a_call_that_is_cancelled_while_it_asks_gives_back_what_it_got(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "b.sqlite"
+    store = SqliteBudgets(path)
+    guard = BudgetGuard([Budget("b", calls=1)], store=store)
+    guard.settle(guard.reserve_amounts(Amounts(), metadata={}), Amounts())
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # the store waits for this
+    task = asyncio.create_task(many().ainvoke("2 + 2?", {"callbacks": [AsyncBudgetHandler(guard)]}))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    other.execute("COMMIT")
+    other.close()
+
+    deadline = time.monotonic() + 10
+    while not await asyncio.to_thread(lambda: store.statuses()[0].reserved == Amounts()):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*guard._giving_back)
+    assert (await many().ainvoke("?", {"callbacks": [AsyncBudgetHandler(guard)]})).text == "four"
+    store.close()
 
 
 def test_tools_and_structured_answers_keep_their_budget() -> None:
