@@ -1,0 +1,115 @@
+"""Answers of providers, recorded or documented, and what is billed for them.
+
+`benchmarks/payloads.json` has them, `benchmarks/accounting_payloads.py` compares others by them.
+"""
+
+import importlib.util
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_tokenopt.accounting import Usage, UsageLedger
+
+# Recorded answers are of the models of their time.
+pytestmark = pytest.mark.filterwarnings("ignore:The model 'claude:DeprecationWarning")
+
+_PLAYER = Path(__file__).parents[3] / "benchmarks" / "peers" / "payloads.py"
+
+
+def _load() -> Any:
+    spec = importlib.util.spec_from_file_location("payload_player", _PLAYER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+PLAYER = _load()
+PAYLOADS = PLAYER.payloads()
+NAMES = [payload.name for payload in PAYLOADS]
+STREAMS = [payload for payload in PAYLOADS if "stream" in payload.play]
+
+
+def the_right_usage(payload: Any) -> Usage:
+    shares_of_output = ("reasoning", "output_audio")
+    apart = sum(n for part, n in payload.parts.items() if part not in shares_of_output)
+    return Usage(plain_input=payload.input - apart, output=payload.output, **payload.parts)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=NAMES)
+def test_what_is_booked_is_what_is_billed(payload: Any) -> None:
+    ledger = UsageLedger()
+    PLAYER.play(payload, [ledger])
+    totals = ledger.totals()
+
+    assert totals.usage == the_right_usage(payload)
+    assert totals.cost == payload.dollars
+    assert totals.unpriced_calls == 0
+    assert ledger.open_calls == 0
+
+
+@pytest.mark.parametrize("payload", STREAMS, ids=[payload.name for payload in STREAMS])
+async def test_an_event_loop_makes_no_difference(payload: Any) -> None:
+    ledger = UsageLedger()
+    await PLAYER.aplay(payload, [ledger])
+
+    assert ledger.totals().usage == the_right_usage(payload)
+    assert ledger.totals().cost == payload.dollars
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=NAMES)
+def test_the_sum_by_hand_is_what_stands_beside_it(payload: Any) -> None:
+    terms = [term.split("*") for term in payload.sum.split(" + ") if term]
+    assert sum((Decimal(n) * Decimal(rate) for n, rate in terms), Decimal(0)) / 10**6 == (
+        payload.dollars
+    )
+    text = sum(int(n) for n, _ in terms)
+    assert text == payload.input + payload.output
+    assert payload.source
+
+
+def test_a_retry_is_an_error_that_costs_nothing_beside_the_call() -> None:
+    (payload,) = (each for each in PAYLOADS if each.play == "500 first, with_retry")
+    ledger = UsageLedger()
+    PLAYER.play(payload, [ledger])
+
+    assert [(record.kind, record.cost) for record in ledger.records()] == [
+        ("error", 0),
+        ("live", payload.dollars),
+    ]
+
+
+def test_hits_are_savings_of_what_the_call_cost() -> None:
+    for payload in PAYLOADS:
+        if "three times" in payload.play:
+            ledger = UsageLedger()
+            PLAYER.play(payload, [ledger])
+
+            assert ledger.totals().cache_hits == 2
+            assert ledger.totals().saved == 2 * payload.dollars
+
+
+def test_what_no_provider_reported_is_labelled() -> None:
+    for payload in PAYLOADS:
+        ledger = UsageLedger()
+        if payload.play == "message":
+            PLAYER.play(payload, [ledger])
+            reported = payload.body["usage_metadata"] is not None
+            assert ledger.totals().estimated_calls == (0 if reported else 1)
+
+
+def test_the_suite_has_what_is_known_to_be_counted_wrong() -> None:
+    assert len(NAMES) == len(set(NAMES)) >= 46
+    parts = {part for payload in PAYLOADS for part in payload.parts}
+    assert parts == {
+        "cache_read", "cache_write", "cache_write_1h", "cache_write_12h", "input_audio",
+        "output_audio", "reasoning",
+    }  # fmt: skip
+    assert {payload.provider for payload in PAYLOADS} == {
+        "openai", "anthropic", "google_genai", "amazon_bedrock", "azure",
+    }  # fmt: skip
