@@ -49,15 +49,18 @@ class Difference:
     """Whether tokens or dollars differ by more than the tolerance."""
 
     @property
-    def tokens(self) -> int:
-        """Tokens billed beyond those booked."""
-        return self.billed.usage.total_tokens - self.booked.usage.total_tokens
+    def tokens(self) -> int | None:
+        """Tokens billed beyond those booked; `None` if the export has dollars alone."""
+        billed = self.billed
+        if not billed.usage.total_tokens and billed.requests is None and billed.dollars is not None:
+            return None
+        return billed.usage.total_tokens - self.booked.usage.total_tokens
 
     @property
     def token_share(self) -> float | None:
         """The same as a share of those billed, `None` if none were."""
         billed = self.billed.usage.total_tokens
-        return self.tokens / billed if billed else None
+        return self.tokens / billed if self.tokens is not None and billed else None
 
     @property
     def dollars(self) -> Decimal | None:

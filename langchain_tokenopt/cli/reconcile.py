@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -66,44 +67,54 @@ def _zone(name: str) -> ZoneInfo:
 
 def _print_table(found: Reconciliation) -> None:
     console = Console()
-    table = Table(title=f"{found.bill.provider}: billed beside booked", title_justify="left")
-    for name in ("day", "model"):
-        table.add_column(name, overflow="fold")
-    for name in (
-        "calls",
-        "tokens billed",
-        "booked",
-        "difference",
-        "$ billed",
-        "booked",
-        "difference",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(
+        title=f"{found.bill.provider}: billed and booked", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.title_justify = "left"
+    table.add_column("day", no_wrap=True)
+    table.add_column("model", overflow="fold")
     table.add_column("")
+    for name in ("calls", "tokens", "dollars"):
+        table.add_column(name, justify="right", no_wrap=True)
     for each in found.differences:
-        billed, booked = each.billed, each.booked
-        table.add_row(
-            each.day.isoformat(),
-            each.model,
-            f"{'-' if billed.requests is None else f'{billed.requests:,}'} / {booked.requests:,}",
-            f"{billed.usage.total_tokens:,}",
-            f"{booked.usage.total_tokens:,}",
-            _signed(f"{each.tokens:+,}", each.token_share),
-            _money(billed.dollars),
-            _money(booked.dollars),
-            "-" if each.dollars is None else _signed(f"{each.dollars:+.4f}", each.dollar_share),
-            "[red]differs[/]" if each.beyond else "ok",
-        )
+        _add_rows(table, each)
     console.print(table)
     for each in found.differences:
         if each.reason is not None:
-            console.print(f"{each.day} {each.model}: {each.reason}", markup=False, highlight=False)
+            console.print(
+                f"{each.day} {each.model}: {each.reason}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     for problem in found.bill.problems[:_MOST_SHOWN]:
-        console.print(f"not read, {problem}", markup=False, highlight=False)
+        console.print(f"not read, {problem}", markup=False, highlight=False, soft_wrap=True)
     if len(found.bill.problems) > _MOST_SHOWN:
         console.print(f"not read: {len(found.bill.problems) - _MOST_SHOWN} rows more")
     if found.bill.unknown_columns:
         console.print(f"columns not read: {', '.join(found.bill.unknown_columns)}", markup=False)
+
+
+def _add_rows(table: Table, each: Difference) -> None:
+    """Add one line where all is equal, else what was billed, what was booked and the difference."""
+    billed, booked = each.billed, each.booked
+    place = (each.day.isoformat(), each.model)
+    if not each.dollars and (each.tokens is None or billed.usage == booked.usage):
+        table.add_row(*place, "equal", *_cells(billed if each.tokens is not None else booked))
+        return
+    verdict = "[red]differs[/]" if each.beyond else "within"
+    requests = "-" if billed.requests is None else f"{billed.requests - (booked.requests or 0):+,}"
+    tokens = "-" if each.tokens is None else _signed(f"{each.tokens:+,}", each.token_share)
+    money = "-" if each.dollars is None else _signed(f"{each.dollars:+.4f}", each.dollar_share)
+    calls, written, paid = _cells(billed)
+    table.add_row(*place, "billed", calls, "-" if each.tokens is None else written, paid)
+    table.add_row("", "", "booked", *_cells(booked))
+    table.add_row("", "", verdict, requests, tokens, money)
+
+
+def _cells(side: Side) -> tuple[str, str, str]:
+    requests = "-" if side.requests is None else f"{side.requests:,}"
+    return requests, f"{side.usage.total_tokens:,}", _money(side.dollars)
 
 
 def _signed(difference: str, share: float | None) -> str:

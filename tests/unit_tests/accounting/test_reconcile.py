@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import tempfile
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +13,8 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from langchain_tokenopt.accounting import CallRecord, Usage, UsageLedger
 from langchain_tokenopt.accounting.bill import bare_model, read_bill
@@ -505,6 +509,90 @@ def test_shares_are_of_what_was_billed(tmp_path: Path) -> None:
     assert (found.dollars, found.dollar_share) == (Decimal("0.03"), 0.75)
 
 
+def test_a_cost_export_says_nothing_of_tokens(tmp_path: Path) -> None:
+    rows = [{"date": "2026-11-20", "line_item": "gpt-5-mini, input", "amount_value": "0.02"}]
+    (found,) = reconcile(
+        read_bill(export(tmp_path, rows)), ledger_of(booked(), booked())
+    ).differences
+
+    assert (found.tokens, found.token_share, found.dollars) == (None, None, 0)
+    assert not found.beyond
+
+
+_AMOUNTS = st.integers(min_value=0, max_value=10**9)
+_USAGES = st.builds(
+    Usage, plain_input=_AMOUNTS, cache_read=_AMOUNTS, cache_write=_AMOUNTS, output=_AMOUNTS
+)
+
+
+@given(
+    calls=st.lists(
+        st.tuples(
+            _USAGES, st.sampled_from(["gpt-5", "gpt-5.6-sol"]), st.integers(0, 3 * 24 - 1),
+            st.decimals(0, 100, places=6),
+        ),
+        min_size=1, max_size=8,
+    )
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_bill_for_what_was_booked_agrees_to_the_last_token(
+    calls: list[tuple[Usage, str, int, Decimal]],
+) -> None:
+    midnight = NOON.replace(hour=0)
+    ledger = ledger_of(
+        *(
+            booked(model, usage=usage, cost=cost, started_at=midnight + timedelta(hours=hour))
+            for usage, model, hour, cost in calls
+        )
+    )
+    rows = [
+        {
+            "start_time": int((midnight + timedelta(hours=hour)).timestamp()),
+            "model": f"{model}-2025-08-07",
+            "input_tokens": usage.input_tokens,
+            "input_cached_tokens": usage.cache_read,
+            "input_cache_write_tokens": usage.cache_write,
+            "output_tokens": usage.output,
+            "cost_usd": cost,
+        }
+        for usage, model, hour, cost in calls
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        bill = read_bill(export(Path(folder), rows))
+    found = reconcile(bill, ledger, tolerance=0)
+
+    assert found.agrees
+    assert all(not each.tokens and each.dollars == 0 for each in found.differences)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.text(max_size=300).map(str.encode)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["data", "results", "start_time", "date", "model", "amount", "cache_creation",
+                     "input_tokens", "cost_usd", "currency", ""]
+                ),
+                inner, max_size=5,
+            )
+        ),
+        max_leaves=12,
+    ).map(lambda content: json.dumps(content).encode())
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_in_a_file_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "usage")
+        path.write_bytes(content)
+        with suppress(LogFormatError):
+            bill = read_bill(path)
+            assert reconcile(bill, UsageLedger()).bill is bill
+
+
 # --- the command ------------------------------------------------------------------------------
 
 
@@ -533,3 +621,23 @@ def test_the_command_prints_what_differs_and_fails(
     for wrong in (["--tolerance", "much"], ["--timezone", "Mars/Base"]):
         with pytest.raises(SystemExit):
             main([*command, *wrong])
+
+
+def test_the_table_fits_a_terminal_and_shows_both_sides_where_they_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tmp_path / "ledger.sqlite"
+    with UsageLedger(path) as ledger:
+        for model in ("gpt-5-mini", "gpt-5-mini", "gpt-5"):
+            ledger.append(booked(model))
+    rows = [row(cost_usd="0.02"), row(model="gpt-5", num_model_requests=2, cost_usd="0.02")]
+
+    assert main(["reconcile", str(export(tmp_path, rows)), "--ledger", str(path)]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "2026-11-20 gpt-5-mini equal 2 2,100 $0.020000" in lines
+    place = lines.index("2026-11-20 gpt-5 billed 2 2,100 $0.020000")
+    assert lines[place + 1 : place + 3] == [
+        "booked 1 1,050 $0.010000",
+        "differs +1 +1,050 (+50.0%) +0.0100 (+50.0%)",
+    ]
