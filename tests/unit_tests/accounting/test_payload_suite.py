@@ -3,6 +3,7 @@
 `benchmarks/payloads.json` has them, `benchmarks/accounting_payloads.py` compares others by them.
 """
 
+import csv
 import importlib.util
 import sys
 from decimal import Decimal
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from langchain_tokenopt.accounting import Usage, UsageLedger
+from langchain_tokenopt.accounting.bill import read_bill
+from langchain_tokenopt.accounting.reconcile import reconcile
 
 # Recorded answers are of the models of their time.
 pytestmark = pytest.mark.filterwarnings("ignore:The model 'claude:DeprecationWarning")
@@ -113,3 +116,58 @@ def test_the_suite_has_what_is_known_to_be_counted_wrong() -> None:
     assert {payload.provider for payload in PAYLOADS} == {
         "openai", "anthropic", "google_genai", "amazon_bedrock", "azure",
     }  # fmt: skip
+
+
+def openais_row(body: Any, dollars: Decimal) -> dict[str, Any]:
+    usage = body["usage"]
+    into = usage.get("prompt_tokens_details") or usage["input_tokens_details"]
+    return {
+        "model": body["model"],
+        "num_model_requests": 1,
+        "input_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
+        "input_cached_tokens": into["cached_tokens"],
+        "input_cache_write_tokens": into.get("cache_write_tokens", 0),
+        "input_audio_tokens": into.get("audio_tokens", 0),
+        "output_tokens": usage.get("completion_tokens", usage.get("output_tokens")),
+        "cost_usd": dollars,
+    }
+
+
+def anthropics_row(body: Any, dollars: Decimal) -> dict[str, Any]:
+    usage = body["usage"]
+    written = usage["cache_creation_input_tokens"]
+    lives = usage.get("cache_creation") or {"ephemeral_5m_input_tokens": written}
+    return {
+        "model_version": body["model"],
+        "uncached_input_tokens": usage["input_tokens"],
+        "cache_read_input_tokens": usage["cache_read_input_tokens"],
+        "ephemeral_5m_input_tokens": lives["ephemeral_5m_input_tokens"],
+        "ephemeral_1h_input_tokens": lives.get("ephemeral_1h_input_tokens", 0),
+        "output_tokens": usage["output_tokens"],
+        "cost_usd": dollars,
+    }
+
+
+@pytest.mark.parametrize(
+    ("provider", "row_of"), [("openai", openais_row), ("anthropic", anthropics_row)]
+)
+def test_the_bill_for_all_of_them_agrees_with_the_ledger(
+    tmp_path: Path, provider: str, row_of: Any
+) -> None:
+    ledger, rows = UsageLedger(), []
+    for payload in PAYLOADS:
+        if payload.provider == provider and payload.play != "message" and payload.body:
+            PLAYER.play(payload, [ledger])
+            begun = max(record.started_at for record in ledger.records())
+            rows.append({"start_time": begun.timestamp(), **row_of(payload.body, payload.dollars)})
+    path = tmp_path / "usage.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    found = reconcile(read_bill(path, provider=provider), ledger, tolerance=0)
+
+    assert len(rows) >= 9
+    assert found.bill.problems == ()
+    assert [each for each in found.differences if each.tokens or each.dollars] == []
+    assert found.agrees
