@@ -1,1 +1,1 @@
-"""Other semantic caches, each as it is used by default."""
+"""The packages that the benchmarks compare with, each as it is used by default."""
