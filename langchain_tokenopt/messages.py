@@ -1,16 +1,23 @@
 """What the other parts need to know of LangChain messages.
 
-A cache marks the answers that it serves, and accounting reads the mark: the two never import
-each other, they meet here.
+A cache marks the answers that it serves, a batch those that came later, a template the messages
+that it made; accounting reads the marks. They never import each other, they meet here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 CACHE_MARK = "tokenopt_cache"
 """Key in `response_metadata` under which a served answer says that no model was called."""
+
+BATCH_MARK = "tokenopt_batch"
+"""Key in `response_metadata` of an answer that came through a provider's Batch API."""
+
+TEMPLATE_MARK = "tokenopt_template"
+"""Key in `response_metadata` of a message that a template made, with the template's name."""
 
 MessageT = TypeVar("MessageT", bound=AIMessage)
 
@@ -71,3 +78,44 @@ def last_human_text(messages: Sequence[BaseMessage]) -> str:
         if isinstance(message, HumanMessage):
             return str(message.text)
     return ""
+
+
+def mark_batch(
+    message: MessageT, *, submitted_at: datetime, completed_at: datetime | None = None
+) -> MessageT:
+    """Return a copy of `message` that says it came through a provider's Batch API.
+
+    Args:
+        message: The answer.
+        submitted_at: When its request was handed in; aware.
+        completed_at: When it was answered, if that is known; aware.
+    """
+    mark = {
+        "submitted_at": submitted_at.isoformat(),
+        "completed_at": completed_at.isoformat() if completed_at else None,
+    }
+    metadata = {**message.response_metadata, BATCH_MARK: mark}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+def batch_times(message: BaseMessage) -> tuple[datetime, datetime | None] | None:
+    """Return when a batch's answer was asked for and when it came, `None` for any other."""
+    mark = message.response_metadata.get(BATCH_MARK)
+    if not isinstance(mark, Mapping):
+        return None
+    submitted = _time(mark.get("submitted_at"))
+    return None if submitted is None else (submitted, _time(mark.get("completed_at")))
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def templates_of(messages: Sequence[BaseMessage]) -> tuple[str, ...]:
+    """Return the templates, as `name@version`, that made some of `messages`, each once."""
+    marks = (message.response_metadata.get(TEMPLATE_MARK) for message in messages)
+    return tuple(dict.fromkeys(mark for mark in marks if isinstance(mark, str)))

@@ -19,9 +19,10 @@ from typing_extensions import override
 
 from langchain_tokenopt.accounting.prices import PriceSource, cost_of
 from langchain_tokenopt.accounting.records import CallRecord, Kind
+from langchain_tokenopt.accounting.totals import TEMPLATE_TAG
 from langchain_tokenopt.accounting.usage import Usage, normalise_usage
 from langchain_tokenopt.accounting.usage_stream import StreamedUsage
-from langchain_tokenopt.messages import cache_source
+from langchain_tokenopt.messages import batch_times, cache_source, templates_of
 from langchain_tokenopt.tokens import counter_for
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class _OpenCall:
     parameters: Mapping[str, Any]
     first_token: float | None = None
     streamed: StreamedUsage = field(default_factory=StreamedUsage)
+    took_s: float | None = None
+    """Of a batch's answer, which was not waited for here."""
     forget: Callable[[], object] | None = None
     """Stops waiting for the end of the task that made the call."""
 
@@ -203,8 +206,8 @@ class RecordingHandler(BaseCallbackHandler):
         model = str(
             served.get("model_name") or served.get("model") or _model_asked(call) or "unknown"
         )
-        source = cache_source(message)
-        if source is None and message.id is None:
+        source, batch = cache_source(message), batch_times(message)
+        if source is None and message.id is None and batch is None:
             source = (
                 "langchain"  # every call gives an id; a cache that kept the text alone has none
             )
@@ -219,13 +222,18 @@ class RecordingHandler(BaseCallbackHandler):
             usage, estimated = _count(model, call, _written(message)), True
         else:
             usage = Usage()
+        kind: Kind = "live" if source is None else "cache_hit"
+        tier = _standard_is_none(served.get("service_tier") or tier or _tier_of_claude(served))
+        if batch is not None and source is None:
+            kind, tier, call.at = "batch", "batch", batch[0]
+            call.took_s = (batch[1] - batch[0]).total_seconds() if batch[1] else None
         self._add(
             run_id,
             call,
-            kind="live" if source is None else "cache_hit",
+            kind=kind,
             model=model,
             usage=usage,
-            tier=_standard_is_none(served.get("service_tier") or tier or _tier_of_claude(served)),
+            tier=tier,
             estimated=estimated,
             cache=source,
         )
@@ -279,7 +287,7 @@ class RecordingHandler(BaseCallbackHandler):
                 usage=usage,
                 cost=Decimal(0) if hit else price,
                 saved=price if hit else Decimal(0),
-                latency_s=ended - call.clock,
+                latency_s=ended - call.clock if call.took_s is None else call.took_s,
                 first_token_s=call.first_token - call.clock if call.first_token else None,
                 parent_id=call.parent_id,
                 model_asked=_model_asked(call),
@@ -289,7 +297,7 @@ class RecordingHandler(BaseCallbackHandler):
                 endpoint=_text(metadata.get("endpoint")),
                 tenant=_text(metadata.get("tenant")),
                 node=_text(metadata.get("langgraph_node")),
-                tags=tuple(call.tags),
+                tags=(*call.tags, *(TEMPLATE_TAG + name for name in templates_of(call.messages))),
                 cache=cache,
                 error=error,
                 overhead=metadata.get("lc_source") == "summarization",

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from langchain_tokenopt.accounting.records import Totals
-from langchain_tokenopt.accounting.totals import ANSWERED_KINDS, GroupField
+from langchain_tokenopt.accounting.totals import ANSWERED_KINDS, TEMPLATE_TAG, GroupField
 from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
 
 _MICRO = 1_000_000
@@ -79,6 +79,10 @@ def _group(by: GroupField | None) -> str:
         return "''"
     if by == "day":
         return f"date(started_at / {_MICRO}, 'unixepoch')"
+    if by == "template":
+        return f"""COALESCE((
+            SELECT substr(value, {len(TEMPLATE_TAG) + 1}) FROM json_each(calls.tags)
+            WHERE value LIKE '{TEMPLATE_TAG}%' ORDER BY key LIMIT 1), '')"""  # noqa: S608 - ours
     return f"COALESCE({by}, '')"
 
 

@@ -14,11 +14,24 @@ ANSWERED_KINDS = ("live", "cache_hit", "embedding")
 """The kinds of calls whose latency is that of an answer."""
 
 GroupField = Literal[
-    "model", "provider", "tier", "feature", "endpoint", "tenant", "node", "kind", "cache", "day"
+    "model",
+    "provider",
+    "tier",
+    "feature",
+    "endpoint",
+    "tenant",
+    "node",
+    "kind",
+    "cache",
+    "day",
+    "template",
 ]
 GROUP_FIELDS: tuple[GroupField, ...] = (
     "model", "provider", "tier", "feature", "endpoint", "tenant", "node", "kind", "cache", "day",
+    "template",
 )  # fmt: skip
+TEMPLATE_TAG = "template:"
+"""Begins the tag that names the template of a call's prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +54,9 @@ def group_of(record: CallRecord, by: GroupField) -> str:
     """Return the group of a record; "" stands for a field that was not given."""
     if by == "day":
         return record.started_at.date().isoformat()
+    if by == "template":
+        named = (tag for tag in record.tags if tag.startswith(TEMPLATE_TAG))
+        return next(named, "").removeprefix(TEMPLATE_TAG)
     return getattr(record, by) or ""
 
 

@@ -50,12 +50,14 @@ def one_description(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_of_one_host_is_served_by_another(
-    make_cache: Callable[..., TieredCache],
+    make_cache: Callable[..., TieredCache], until: Until
 ) -> None:
     one, two = make_cache(), make_cache()
     assert asked(one, "four") == "four"
-    assert [asked(two), asked(two)] == ["four", "four"]
-    assert [tier.hits for tier in two.tiers()] == [1, 1]
+    assert asked(two) == "four"
+    assert [tier.hits for tier in two.tiers()] == [0, 1]
+    # Word that the entry was written may come late, and takes the first copy away.
+    until(lambda: [asked(two), two.tiers()[0].hits > 0] == ["four", True])
 
 
 def test_a_copy_goes_when_another_host_invalidates_or_overwrites(

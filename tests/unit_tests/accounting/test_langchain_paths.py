@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import CallbackManager
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, LLMResult
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -22,6 +24,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langchain_tokenopt.accounting import CallRecord, Usage, UsageLedger, track_usage
 from langchain_tokenopt.accounting.callback import RecordingHandler
 from langchain_tokenopt.accounting.prices import GenaiPrices, _rates
+from langchain_tokenopt.messages import TEMPLATE_MARK, mark_batch
 from langchain_tokenopt.testing import ScriptedModel
 
 PLAIN: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
@@ -457,3 +460,54 @@ def test_a_model_that_a_tool_calls_is_counted_with_its_feature() -> None:
         ("gpt-5-mini", "tools", "research"),
         ("gpt-5", "model", "research"),
     ]
+
+
+# --- marks --------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_a_batch_is_booked_at_its_price_and_when_it_was_asked_for() -> None:
+    submitted = datetime(2026, 11, 1, 8, tzinfo=UTC)
+    answer = AIMessage(
+        "four",
+        id="run-1",
+        usage_metadata={"input_tokens": 1_000, "output_tokens": 100, "total_tokens": 1_100},
+        response_metadata={"model_name": "gpt-5-mini"},
+    )
+    ledgers = UsageLedger(), UsageLedger()
+    for ledger, message in zip(
+        ledgers,
+        [
+            answer,
+            mark_batch(
+                answer, submitted_at=submitted, completed_at=submitted + timedelta(minutes=5)
+            ),
+        ],
+        strict=True,
+    ):
+        manager = CallbackManager.configure(inheritable_callbacks=[ledger])
+        (run,) = manager.on_chat_model_start({}, [[HumanMessage("2 + 2?")]])
+        run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
+
+    (live,), (batch,) = (list(ledger.records()) for ledger in ledgers)
+    assert live.cost
+    assert batch.cost == live.cost / 2
+    assert (batch.kind, batch.tier) == ("batch", "batch")
+    assert (batch.started_at, batch.latency_s) == (submitted, 300.0)
+
+
+def test_a_call_is_booked_under_the_templates_that_made_its_messages() -> None:
+    ledger = UsageLedger()
+    made = {"response_metadata": {TEMPLATE_MARK: "review@0123456789ab"}}
+    prompt = [SystemMessage("Review.", **made), HumanMessage("x = 1", **made)]
+
+    forever().invoke(prompt, {"callbacks": [ledger], "tags": ["mine"]})
+    forever().invoke("hi", {"callbacks": [ledger]})
+
+    assert [record.tags for record in ledger.records()] == [
+        ("mine", "template:review@0123456789ab"),
+        (),
+    ]
+    assert {name: of.calls for name, of in ledger.totals_by("template").items()} == {
+        "": 1,
+        "review@0123456789ab": 1,
+    }

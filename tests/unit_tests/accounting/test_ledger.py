@@ -139,7 +139,7 @@ records = st.builds(
     latency_s=st.floats(0, 100),
     first_token_s=st.none() | st.floats(0, 10),
     feature=st.none() | st.text(max_size=5).filter(lambda t: t.isprintable()),
-    tags=st.lists(st.sampled_from(["a", "b"]), max_size=2).map(tuple),
+    tags=st.lists(st.sampled_from(["a", "template:review@1", "template:b"]), max_size=3).map(tuple),
     estimated=st.booleans(),
 )
 
