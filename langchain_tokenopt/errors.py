@@ -6,6 +6,7 @@ TokenOptError
 ├── LogFormatError (ValueError)       a call log that cannot be read at all
 ├── LedgerFileError (OSError)         a ledger's file that cannot be read
 ├── StoreError (OSError)              a store that cannot be read or written now
+├── ContextOverflowError (ValueError)  a request that cannot be made short enough
 ├── BudgetExceededError (RuntimeError)  a call that was not made for want of budget
 └── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
@@ -43,6 +44,10 @@ class LedgerFileError(TokenOptError, OSError):
 
 class StoreError(TokenOptError, OSError):
     """A store cannot be reached, read or written."""
+
+
+class ContextOverflowError(TokenOptError, ValueError):
+    """A request has more tokens than allowed, and nothing more can be left out of it."""
 
 
 class BudgetExceededError(TokenOptError, RuntimeError):
