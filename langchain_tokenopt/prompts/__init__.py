@@ -8,6 +8,18 @@ from langchain_tokenopt.prompts.cache_rules import (
     bundled_rules,
     rule_for,
 )
+from langchain_tokenopt.prompts.context import ContextWindow
+from langchain_tokenopt.prompts.context_history import pinned, weighted
+from langchain_tokenopt.prompts.context_recall import Recall
+from langchain_tokenopt.prompts.context_report import (
+    ContextReport,
+    ContextStats,
+    Dropped,
+    FittedContext,
+)
+from langchain_tokenopt.prompts.context_store import SqliteContextStore
+from langchain_tokenopt.prompts.context_strategy import Importance, Recent, Strategy
+from langchain_tokenopt.prompts.context_summary import SUMMARY_PROMPT, Summarizer
 from langchain_tokenopt.prompts.diff import Divergence, Reason, first_divergence
 from langchain_tokenopt.prompts.economics import (
     LifetimeAdvice,
@@ -20,32 +32,50 @@ from langchain_tokenopt.prompts.economics import (
 from langchain_tokenopt.prompts.hints import CacheHints, HintedRequest, hinted, shards_for
 from langchain_tokenopt.prompts.model import HintedChatModel
 from langchain_tokenopt.prompts.shape import Part, RequestShape, canonical_json, version_of
+from langchain_tokenopt.prompts.tables import TableWriter, as_table, from_table
 
 __all__ = [
+    "SUMMARY_PROMPT",
     "CacheHints",
     "CacheRule",
     "CacheRules",
+    "ContextReport",
+    "ContextStats",
+    "ContextWindow",
     "Divergence",
+    "Dropped",
     "Example",
+    "FittedContext",
     "HintedChatModel",
     "HintedRequest",
+    "Importance",
     "Lifetime",
     "LifetimeAdvice",
     "Part",
     "PromptBuilder",
     "PromptInput",
     "Reason",
+    "Recall",
+    "Recent",
     "RequestShape",
     "SizeAdvice",
+    "SqliteContextStore",
+    "Strategy",
+    "Summarizer",
+    "TableWriter",
+    "as_table",
     "break_even_uses",
     "bundled_rules",
     "canonical_json",
     "first_divergence",
+    "from_table",
     "hinted",
     "lifetime_advice",
     "needed_hit_share",
+    "pinned",
     "rule_for",
     "shards_for",
     "size_advice",
     "version_of",
+    "weighted",
 ]

@@ -15,8 +15,8 @@ from langchain_tokenopt.prompts.context_strategy import Strategy
 class Edit:
     """A shortening, which holds for a conversation and for all that it grows into."""
 
-    at: int
-    """How many messages there were."""
+    asked: int = 0
+    """Index of what was the last human message."""
     dropped: frozenset[int] = frozenset()
     """Indices of messages that are left out."""
     replaced: Mapping[int, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Edit:
         """Return the edit as text."""
         return json.dumps(
             {
-                "at": self.at,
+                "asked": self.asked,
                 "dropped": sorted(self.dropped),
                 "replaced": {str(n): text for n, text in sorted(self.replaced.items())},
                 "summary": self.summary,
@@ -44,7 +44,7 @@ class Edit:
             told = json.loads(text)
             summary = told["summary"]
             return cls(
-                at=int(told["at"]),
+                asked=int(told["asked"]),
                 dropped=frozenset(map(int, told["dropped"])),
                 replaced={int(n): str(text) for n, text in told["replaced"].items()},
                 summary=None if summary is None else str(summary),
@@ -57,20 +57,31 @@ class Edit:
         """Return whether the edit can be of this conversation: stores hold what others wrote."""
         touched = (*self.dropped, *self.replaced)
         return (
-            self.at <= len(history.messages)
-            and all(history.static <= n < self.at and n != history.last_human for n in touched)
+            0 <= self.asked < len(history.messages)
+            and all(history.static <= n < len(history.messages) for n in touched)
+            and history.last_human not in touched
             and all(
                 self.dropped.issuperset(group.indices) or self.dropped.isdisjoint(group.indices)
                 for group in history.groups
             )
         )
 
+    @property
+    def until(self) -> int:
+        """How many messages from the start are all that the edit is about."""
+        return max((*self.dropped, *self.replaced), default=-1) + 1
+
+    @property
+    def hiding(self) -> int:
+        """A number for what is hidden, the same in this process for the same."""
+        return hash((self.dropped, tuple(sorted(self.replaced.items()))))
+
     def hidden(self, index: int) -> bool:
         """Return whether a message is not there as it was."""
         return index in self.dropped or index in self.replaced
 
 
-NOTHING = Edit(at=0)
+NOTHING = Edit()
 
 
 def view(

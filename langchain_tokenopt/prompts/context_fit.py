@@ -94,7 +94,7 @@ class Fitter:
             options.recall, max_tokens=min(options.recall.max_tokens, options.keep_tokens // 4 or 1)
         )
         self._edits: Remembered[str, Edit] = Remembered(_MOST_EDITS)
-        self._recalls: Remembered[tuple[bytes, str, int], str] = Remembered(_MOST_RECALLS)
+        self._recalls: Remembered[tuple[bytes, int], str] = Remembered(_MOST_RECALLS)
         self._counts: Remembered[tuple[Any, ...], int] = Remembered(_MOST_COUNTS)
         self._tools: Remembered[tuple[int, ...], tuple[Sequence[Any], int]] = Remembered(64)
         self._in_flight = InFlight()
@@ -108,18 +108,19 @@ class Fitter:
         fixed = _PRIMING + self._tools_tokens(tools)
         edit = yield from self._known(history)
         request = yield from self._request(history, edit, fixed)
+        key = history.digests[-1].hex()
+        under_way = None
         if request.tokens > options.max_tokens:
-            key = self._key(history, len(history.messages))
             under_way = self._in_flight.claim(key)
-            if under_way is not None:
-                yield Wait(under_way)
-                made = yield from self._known(history)
-                if made is not edit:
-                    request = yield from self._request(history, made, fixed)
-            else:
-                try:
-                    request = yield from self._shortened(history, request, fixed)
-                finally:
+        if under_way is not None:
+            yield Wait(under_way)
+            edit = yield from self._known(history)
+            request = yield from self._request(history, edit, fixed)
+        if request.tokens > options.max_tokens:
+            try:
+                request = yield from self._shortened(history, request, fixed)
+            finally:
+                if under_way is None:
                     self._in_flight.release(key)
         return self._finished(history, request, fixed)
 
@@ -186,9 +187,9 @@ class Fitter:
                 found = edit
                 break
         store = self._options.store
-        if store is None or found.at == len(history.messages):
+        if store is None or found.until == len(history.messages):
             return found
-        keys = [self._key(history, at) for at in range(len(history.messages), found.at, -1)]
+        keys = [self._key(history, at) for at in range(len(history.messages), found.until, -1)]
         loaded = yield Load(store, keys)
         if isinstance(loaded, Failed):
             self._failed("failed_stores", "the store of contexts cannot be read", loaded)
@@ -201,7 +202,7 @@ class Fitter:
         return found
 
     def _keep(self, history: History, edit: Edit) -> Steps[None]:
-        key = self._key(history, edit.at)
+        key = self._key(history, edit.until)
         self._edits.put(key, edit)
         if self._options.store is not None:
             saved = yield Save(self._options.store, key, edit.to_json().encode())
@@ -236,7 +237,7 @@ class Fitter:
         brought: dict[int, str] = {}
         found = None
         for index in _asked_since(history, edit):
-            key = (history.digests[index], self._key(history, edit.at), edit.at)
+            key = (history.digests[index], edit.hiding)
             text = self._recalls.get(key)
             if text is None:
                 found = passages(history, edit) if found is None else found
@@ -275,7 +276,7 @@ class Fitter:
         staying = kept(groups, room=room, strategy=options.strategy, relevance=relevance)
         going = [group for group in groups if group not in staying]
         edit = Edit(
-            at=len(history.messages),
+            asked=max(history.last_human, 0),
             dropped=last.dropped | {index for group in going for index in group.indices},
             replaced={n: text for n, text in last.replaced.items() if n not in last.dropped},
             summary=last.summary,
@@ -375,10 +376,8 @@ class _Request:
 
 def _asked_since(history: History, edit: Edit) -> Iterator[int]:
     """Yield the human messages from the one that was the last when the edit was made."""
-    humans = [n for n, each in enumerate(history.messages) if isinstance(each, HumanMessage)]
-    first = max((n for n in humans if n < edit.at), default=0)
-    for index in humans:
-        if index >= first and index not in edit.dropped:
+    for index, message in enumerate(history.messages):
+        if index >= edit.asked and isinstance(message, HumanMessage) and not edit.hidden(index):
             yield index
 
 
