@@ -2,7 +2,8 @@
 
 Generated conversations of an assistant with six tools: the user says things about themselves, asks
 for data (tools answer with JSON lists of 8 to 30 rows), chats, and asks for what came up before:
-something said, in the same words or in others, or a value of a row, from any earlier turn. At each
+something said (a code or a plain word), in the same words or
+in others, or a value of a row, from any earlier turn. At each
 such question the request is searched for the value. Every request is counted with tools and system
 prompt, goes through OpenAI's prompt cache by its published rule, and is priced as gpt-5-mini
 (input $0.25, cached $0.025, output $2.00 a million tokens); the calls of summarisers are billed at
@@ -114,6 +115,11 @@ SAID = [
     ("The courier should leave it with {v} next door.", "Who next door takes the courier's parcel?",
      "Which neighbour accepts deliveries?"),
 ]  # fmt: skip
+CODED = {SAID[n][0] for n in (0, 4, 5, 6, 8, 10)}
+"""Their values hold a number; those of the others are plain words."""
+WORDS = (
+    "marzipan saffron velvet thistle nougat pumice basil walnut clover sesame cumin teasel".split()
+)
 CHAT = [
     ("Thanks, that is kind of you!", "You are welcome. Is there anything else that I can do?"),
     ("I have been listening to a lot of jazz lately.", ("Lovely! The new pressings of the classic "
@@ -150,7 +156,7 @@ def conversation(seed: int, turns: int) -> Conversation:
     rng = random.Random(seed)
     made, messages = Conversation(), [cast("BaseMessage", SystemMessage(SYSTEM))]
     facts: list[tuple[str, str, str]] = []
-    unsaid = rng.sample(SAID, len(SAID))
+    unsaid, words = rng.sample(SAID, len(SAID)), rng.sample(WORDS, len(WORDS))
 
     def ask(text: str) -> None:
         messages.append(HumanMessage(text))
@@ -160,7 +166,7 @@ def conversation(seed: int, turns: int) -> Conversation:
         what = rng.random()
         if what < 0.2 and unsaid:
             said, same, other = unsaid.pop()
-            value = _value(rng)
+            value = _code(rng) if said in CODED else words.pop()
             ask(said.format(v=value))
             messages.append(AIMessage("Noted."))
             facts += [(same, value, "said"), (other, value, "paraphrased")]
@@ -192,7 +198,7 @@ def conversation(seed: int, turns: int) -> Conversation:
     return made
 
 
-def _value(rng: random.Random) -> str:
+def _code(rng: random.Random) -> str:
     names = "Quill Marrow Tansy Bracken Fennel Juniper Larkspur Osprey Sorrel Wren".split()
     return f"{rng.choice(names)}-{rng.randrange(1000, 9999)}"
 
