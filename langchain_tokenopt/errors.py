@@ -7,6 +7,7 @@ TokenOptError
 ├── LedgerFileError (OSError)         a ledger's file that cannot be read
 ├── StoreError (OSError)              a store that cannot be read or written now
 ├── ContextOverflowError (ValueError)  a request that cannot be made short enough
+├── BatchAnswerError (ValueError)   a model that gave no usable answer to an item of a batch
 ├── BudgetExceededError (RuntimeError)  a call that was not made for want of budget
 └── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
@@ -48,6 +49,10 @@ class StoreError(TokenOptError, OSError):
 
 class ContextOverflowError(TokenOptError, ValueError):
     """A request has more tokens than allowed, and nothing more can be left out of it."""
+
+
+class BatchAnswerError(TokenOptError, ValueError):
+    """A model gave no usable answer to an item of a batch, alone and several times."""
 
 
 class BudgetExceededError(TokenOptError, RuntimeError):
