@@ -33,6 +33,7 @@ from langchain_tokenopt.prompts.hints import CacheHints, HintedRequest, hinted, 
 from langchain_tokenopt.prompts.model import HintedChatModel
 from langchain_tokenopt.prompts.shape import Part, RequestShape, canonical_json, version_of
 from langchain_tokenopt.prompts.tables import TableWriter, as_table, from_table
+from langchain_tokenopt.prompts.vectors import FaissVectors
 
 __all__ = [
     "SUMMARY_PROMPT",
@@ -45,6 +46,7 @@ __all__ = [
     "Divergence",
     "Dropped",
     "Example",
+    "FaissVectors",
     "FittedContext",
     "HintedChatModel",
     "HintedRequest",
