@@ -31,19 +31,25 @@ from langchain_tokenopt.prompts.economics import (
 )
 from langchain_tokenopt.prompts.hints import CacheHints, HintedRequest, hinted, shards_for
 from langchain_tokenopt.prompts.model import HintedChatModel
+from langchain_tokenopt.prompts.prefilter import CITE, Citations, PreFilter, cited
+from langchain_tokenopt.prompts.prefilter_index import DocumentIndex, IndexChanges
+from langchain_tokenopt.prompts.prefilter_pack import Left, Selection
 from langchain_tokenopt.prompts.shape import Part, RequestShape, canonical_json, version_of
 from langchain_tokenopt.prompts.tables import TableWriter, as_table, from_table
 from langchain_tokenopt.prompts.vectors import FaissVectors
 
 __all__ = [
+    "CITE",
     "SUMMARY_PROMPT",
     "CacheHints",
     "CacheRule",
     "CacheRules",
+    "Citations",
     "ContextReport",
     "ContextStats",
     "ContextWindow",
     "Divergence",
+    "DocumentIndex",
     "Dropped",
     "Example",
     "FaissVectors",
@@ -51,15 +57,19 @@ __all__ = [
     "HintedChatModel",
     "HintedRequest",
     "Importance",
+    "IndexChanges",
+    "Left",
     "Lifetime",
     "LifetimeAdvice",
     "Part",
+    "PreFilter",
     "PromptBuilder",
     "PromptInput",
     "Reason",
     "Recall",
     "Recent",
     "RequestShape",
+    "Selection",
     "SizeAdvice",
     "SqliteContextStore",
     "Strategy",
@@ -69,6 +79,7 @@ __all__ = [
     "break_even_uses",
     "bundled_rules",
     "canonical_json",
+    "cited",
     "first_divergence",
     "from_table",
     "hinted",

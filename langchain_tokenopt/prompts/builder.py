@@ -155,11 +155,12 @@ def _static(message: BaseMessage) -> BaseMessage:
 def _with_documents(system: str, documents: Sequence[Document | str]) -> str:
     if not documents:
         return system
-    ordered = sorted(map(_document, documents))
+    ordered = sorted(map(written, documents))
     return f"{system}\n\n" + "\n".join(ordered)
 
 
-def _document(document: Document | str) -> str:
+def written(document: Document | str) -> str:
+    """Return a document as it stands in a prompt: with its id and metadata, keys in order."""
     if isinstance(document, str):
         return f"<document>\n{document}\n</document>"
     told = {**document.metadata, **({"id": document.id} if document.id else {})}
@@ -169,7 +170,7 @@ def _document(document: Document | str) -> str:
 
 def _last_turn(given: PromptInput) -> str | list[Any]:
     """Return the last message: what was found, the context, and the question at its end."""
-    parts = [_document(document) for document in given.get("documents") or ()]
+    parts = [written(document) for document in given.get("documents") or ()]
     context = given.get("context")
     if context:
         told = context if isinstance(context, str) else canonical_json(context)
