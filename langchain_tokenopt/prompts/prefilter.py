@@ -95,9 +95,8 @@ class PreFilter(BaseRetriever):
 
     _told: bool = PrivateAttr(default=False)
 
-    @override
-    def model_post_init(self, context: Any, /) -> None:
-        super().model_post_init(context)
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
         shares = (self.score_threshold, self.words_weight, self.diversity)
         if min(self.max_tokens, self.fetch_k, self.k, self.hops) < 1:
             message = (
