@@ -2,5 +2,15 @@
 
 from langchain_tokenopt.batching.combine import CombinedBatch
 from langchain_tokenopt.batching.combine_solve import CombinedStats
+from langchain_tokenopt.batching.provider import ProviderBatch
+from langchain_tokenopt.batching.provider_handle import BatchHandle
+from langchain_tokenopt.batching.provider_work import BatchResult, BatchStatus
 
-__all__ = ["CombinedBatch", "CombinedStats"]
+__all__ = [
+    "BatchHandle",
+    "BatchResult",
+    "BatchStatus",
+    "CombinedBatch",
+    "CombinedStats",
+    "ProviderBatch",
+]

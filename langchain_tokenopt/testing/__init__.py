@@ -1,5 +1,6 @@
 """What tests of LLM applications need: models by script or recording, and a loopback server."""
 
+from langchain_tokenopt.testing.batches import BatchRules
 from langchain_tokenopt.testing.embedding import embed_words
 from langchain_tokenopt.testing.prompt_cache import PromptCache
 from langchain_tokenopt.testing.replay import RecordedQuestion, ReplayModel
@@ -16,6 +17,7 @@ from langchain_tokenopt.testing.wire import (
 )
 
 __all__ = [
+    "BatchRules",
     "ChatRequest",
     "Dropped",
     "Failure",

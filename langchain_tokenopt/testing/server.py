@@ -14,6 +14,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.testing.batches import BatchDesk, BatchRules
 from langchain_tokenopt.testing.completion import Completion, complete
 from langchain_tokenopt.testing.embedding import Embed, embed_words, embeddings_json
 from langchain_tokenopt.testing.prompt_cache import PromptCache
@@ -34,13 +35,15 @@ class LoopbackServer:
     """Answer `ChatOpenAI` and `OpenAIEmbeddings` over HTTP on this machine.
 
     Speaks `/chat/completions` (streams with `stream_options`, `n`, logprobs, tools, stop words,
-    token limits, service tiers), `/embeddings` and `/models`. Usage is counted as the provider
+    token limits, service tiers), `/embeddings`, `/models`, and the Batch APIs of OpenAI (`/files`,
+    `/batches`) and Anthropic (`/messages/batches`). Usage is counted as the provider
     counts it. Use it as a context manager.
 
     Args:
         answers: A function of the request, or a script whose entries are given in turn: a text, a
             `Reply`, or a fault (`RateLimited`, `ServerError`, `Dropped`).
         prompt_cache: Simulates a provider's prompt cache; `None` for a provider without one.
+        batches: How batches are treated; their rows are answered as chat requests are.
         latency: Of replies that name none.
         embed: Makes the vectors.
 
@@ -58,6 +61,7 @@ class LoopbackServer:
         prompt_cache: PromptCache | None = None,
         latency: Latency | None = None,
         embed: Embed = embed_words,
+        batches: BatchRules | None = None,
     ) -> None:
         if isinstance(answers, str):
             message = f"answers must be a function or a list of answers, got the text {answers!r}"
@@ -66,6 +70,11 @@ class LoopbackServer:
         self.prompt_cache = prompt_cache
         self.latency = latency or Latency()
         self.embed = embed
+        self.batches = BatchDesk(
+            batches or BatchRules(),
+            answer=self.answer,
+            bill=lambda usage, model: self.bill(usage, model=model),
+        )
         self._lock = threading.Lock()
         self._requests: list[ChatRequest] = []
         self._billed: list[dict[str, Any]] = []
@@ -211,8 +220,23 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet: requests are in `LoopbackServer.requests`."""
 
+    def _of_batch(self, raw: bytes = b"") -> bool:
+        """Answer a request about files and batches, and return whether it was one."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.owner.batches.handle(self.command, self.path, headers, raw)
+        if answer is not None:
+            self._send_bytes(*answer)
+        return answer is not None
+
+    def do_DELETE(self) -> None:
+        """Delete a file."""
+        if not self._of_batch():
+            self._fail(404, f"no such path: {self.path}")
+
     def do_GET(self) -> None:
-        """List the one model there is: whichever is asked for."""
+        """Tell of batches, or list the one model there is: whichever is asked for."""
+        if self._of_batch():
+            return
         if self.path.removeprefix("/v1").rstrip("/") == "/models":
             model = {"id": "loopback", "object": "model", "created": 0, "owned_by": "loopback"}
             self._send(200, {"object": "list", "data": [model]})
@@ -220,8 +244,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(404, f"no such path: {self.path}")
 
     def do_POST(self) -> None:
-        """Answer a chat or an embeddings request."""
+        """Answer a chat, an embeddings or a batch request."""
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self._of_batch(raw):
+            return
         path = self.path.removeprefix("/v1").rstrip("/")
         try:
             body = json.loads(raw)
@@ -302,7 +328,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
     ) -> None:
-        data = json.dumps(body).encode()
+        self._send_bytes(status, json.dumps(body).encode(), headers=headers)
+
+    def _send_bytes(
+        self, status: int, data: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.send_response(status)
         sent: Sequence[tuple[str, str]] = [
             ("content-type", "application/json"),
