@@ -242,6 +242,8 @@ class RateLimiter(BaseRateLimiter):
                 self._line[0].set_result(None)
 
     def _left(self, waiter: str) -> None:
+        if self._clock() < self._rest_until:
+            return
         try:
             self._window.leave(waiter)
         except StoreError as error:
