@@ -47,7 +47,8 @@ class CombinedBatch(Runnable[Any, T]):
         max_tokens: Of the items of one request; a larger item goes alone.
         max_wait_s: How long an item waits for others, in seconds.
         max_requests: At once; items of a higher `priority` go first when there are more.
-        echo_words: How many words of its item an answer repeats; 0 trusts the ids alone.
+        echo_words: How many words of its item an answer repeats at least, more where that is
+            needed to tell the items of a request apart; 0 trusts the ids alone.
         attempts: For an item alone, before its caller gets a `BatchAnswerError`.
         shuffle: Orders the items of a request by chance.
 
@@ -71,7 +72,7 @@ class CombinedBatch(Runnable[Any, T]):
         max_tokens: int = 4_000,
         max_wait_s: float = 0.05,
         max_requests: int = 8,
-        echo_words: int = 3,
+        echo_words: int = 2,
         attempts: int = 2,
         shuffle: random.Random | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
 from langchain_tokenopt.batching.combine_queue import Job
-from langchain_tokenopt.batching.combine_wire import Item, Wire, items_of
+from langchain_tokenopt.batching.combine_wire import Item, Wire
 from langchain_tokenopt.errors import BatchAnswerError, TokenOptError
 
 # A request that failed so would fail again, whatever is in it.
@@ -77,7 +77,7 @@ class Solver:
         if self._shuffle is not None:
             with self._lock:
                 self._shuffle.shuffle(texts)
-        items = items_of(texts)
+        items = self._wire.items(texts)
         waiting = {item.id: [job for job in jobs if job.text == item.text] for item in items}
         tries = dict.fromkeys(waiting, 0)
         groups = [items]

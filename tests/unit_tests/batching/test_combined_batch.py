@@ -29,18 +29,29 @@ def shouted(text: str) -> str:
     return text.upper()
 
 
-def listed(request: ChatRequest) -> list[dict[str, str]] | None:
+def listed(request: ChatRequest) -> list[dict[str, Any]] | None:
     """Return the items of a combined request, `None` for any other."""
     text = str(request.messages[-1]["content"])
-    items = json.loads(text) if text.startswith('[{"id"') else None
-    return items if isinstance(items, list) else None
+    if not text.startswith('{"echo_words"'):
+        return None
+    return parsed(text)
 
 
-def entries(items: list[dict[str, str]]) -> list[dict[str, Any]]:
+def given_items(messages: list[BaseMessage]) -> list[dict[str, Any]]:
+    return parsed(str(messages[-1].text))
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """Return the items of a request, each with how many words it wants back."""
+    given = json.loads(text)
+    return [{**item, "words": given["echo_words"]} for item in given["items"]]
+
+
+def entries(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "id": item["id"],
-            "echo": " ".join(item["item"].split()[:3]),
+            "echo": " ".join(item["item"].split()[: item["words"]]),
             "answer": shouted(item["item"]),
         }
         for item in items
@@ -228,7 +239,7 @@ def test_a_model_without_structured_output_is_asked_in_words() -> None:
             raise NotImplementedError
 
     def answer(messages: list[BaseMessage]) -> str:
-        items = json.loads(str(messages[-1].text))
+        items = given_items(messages)
         return f"Here you are:\n```json\n{json.dumps({'answers': entries(items)})}\n```"
 
     batch = CombinedBatch(Plain([answer]), instruction="Repeat in capitals.")
@@ -238,7 +249,7 @@ def test_a_model_without_structured_output_is_asked_in_words() -> None:
 
 def test_a_model_that_answers_by_a_tool_call_is_understood() -> None:
     def answer(messages: list[BaseMessage]) -> AIMessage:
-        made = {"answers": entries(json.loads(str(messages[-1].text)))}
+        made = {"answers": entries(given_items(messages))}
         return AIMessage("", tool_calls=[{"name": "answers", "args": made, "id": "1"}])
 
     batch = CombinedBatch(ScriptedModel([answer]), instruction="Repeat in capitals.")
@@ -401,7 +412,7 @@ async def test_when_all_are_cancelled_the_request_is_and_no_task_stays(shop: Sho
 
 def test_one_batch_serves_threads_and_several_event_loops_at_once() -> None:
     def answer(messages: list[BaseMessage]) -> str:
-        items = json.loads(str(messages[-1].text)) if "JSON" in str(messages[0].text) else None
+        items = given_items(messages) if "JSON" in str(messages[0].text) else None
         return shouted(str(messages[-1].text)) if items is None else json.dumps(entries(items))
 
     model = ScriptedModel([answer], when_exhausted="repeat_last", latency_s=0.01)
