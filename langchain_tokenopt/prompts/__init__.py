@@ -19,7 +19,7 @@ from langchain_tokenopt.prompts.context_report import (
 )
 from langchain_tokenopt.prompts.context_store import SqliteContextStore
 from langchain_tokenopt.prompts.context_strategy import Importance, Recent, Strategy
-from langchain_tokenopt.prompts.context_summary import SUMMARY_PROMPT, Summarizer
+from langchain_tokenopt.prompts.context_summary import Summarizer
 from langchain_tokenopt.prompts.diff import Divergence, Reason, first_divergence
 from langchain_tokenopt.prompts.economics import (
     LifetimeAdvice,
@@ -40,7 +40,6 @@ from langchain_tokenopt.prompts.vectors import FaissVectors
 
 __all__ = [
     "CITE",
-    "SUMMARY_PROMPT",
     "CacheHints",
     "CacheRule",
     "CacheRules",
