@@ -170,7 +170,7 @@ def _chosen(
         reason = f"{best.name} would save {saved:.1%}, less than the {least_saving:.0%} asked for"
         best = single
     else:
-        reason = f"saves {saved:.1%} of {single.cost and 1000 * single.cost:.4f} for 1,000"
+        reason = f"saves {saved:.1%} of ${1000 * (single.cost or 0):.4f}"
         if single.cached_share > 0.5 and best.items_a_request > 1:
             reason += f", though the cache serves {single.cached_share:.0%} of the input already"
     return BatchingPlan(best=best, single=single, options=tuple(priced), reason=reason)

@@ -30,6 +30,13 @@ from langchain_tokenopt.prompts.economics import (
     size_advice,
 )
 from langchain_tokenopt.prompts.hints import CacheHints, HintedRequest, hinted, shards_for
+from langchain_tokenopt.prompts.library import PromptLibrary
+from langchain_tokenopt.prompts.library_check import TemplateFinding
+from langchain_tokenopt.prompts.library_content import TemplateMessage
+from langchain_tokenopt.prompts.library_diff import TemplateDiff
+from langchain_tokenopt.prompts.library_estimate import TokenEstimate
+from langchain_tokenopt.prompts.library_template import LibraryTemplate
+from langchain_tokenopt.prompts.library_variables import Variable
 from langchain_tokenopt.prompts.model import HintedChatModel
 from langchain_tokenopt.prompts.prefilter import CITE, Citations, PreFilter, cited
 from langchain_tokenopt.prompts.prefilter_index import DocumentIndex, IndexChanges
@@ -58,12 +65,14 @@ __all__ = [
     "Importance",
     "IndexChanges",
     "Left",
+    "LibraryTemplate",
     "Lifetime",
     "LifetimeAdvice",
     "Part",
     "PreFilter",
     "PromptBuilder",
     "PromptInput",
+    "PromptLibrary",
     "Reason",
     "Recall",
     "Recent",
@@ -74,6 +83,11 @@ __all__ = [
     "Strategy",
     "Summarizer",
     "TableWriter",
+    "TemplateDiff",
+    "TemplateFinding",
+    "TemplateMessage",
+    "TokenEstimate",
+    "Variable",
     "as_table",
     "break_even_uses",
     "bundled_rules",

@@ -45,7 +45,9 @@ class ContextWindow(Runnable[LanguageModelInput, list[BaseMessage]]):
     Args:
         model: The model that is asked, or its name: to count, and to know its provider's rules.
         max_tokens: Above it the conversation is shortened.
-        keep_tokens: What is left then, by default half. Less breaks the prefix less often.
+        keep_tokens: What is left then, by default half. Less breaks the prefix less often; below
+            the least that the provider caches (1,024 tokens and more) it can cost more than it
+            saves, and the report says so.
         strategy: What stays: `"importance"`, `"recent"`, or an object such as
             `Importance(recency=2)`.
         summarizer: A small model or a `Summarizer`: keeps notes of what is left out.

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -35,6 +34,8 @@ from langchain_tokenopt.prompts.context_report import (
     Dropped,
     FittedContext,
     Reason,
+    break_cost,
+    cached_cost,
 )
 from langchain_tokenopt.prompts.context_strategy import Strategy
 from langchain_tokenopt.prompts.context_summary import Summarizer
@@ -353,14 +354,12 @@ class Fitter:
         same = unchanged(before.messages, request.messages)
         prefix = fixed + sum(map(self._count, request.messages[:same]))
         rule = self._options.rule
-        read = rule.read_factor if rule else Decimal(1)
-        write = rule.lifetime().write_factor if rule else Decimal(1)
         return replace(
             report,
             edited=True,
             kept_prefix_tokens=prefix,
-            break_cost=(request.tokens - prefix) * (write - read),
-            saving_per_call=(before.tokens - request.tokens) * read,
+            break_cost=break_cost(rule, tokens=request.tokens, prefix=prefix),
+            saving_per_call=cached_cost(rule, before.tokens) - cached_cost(rule, request.tokens),
         )
 
 

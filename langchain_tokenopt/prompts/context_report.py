@@ -8,6 +8,8 @@ from typing import Literal
 
 from langchain_core.messages import BaseMessage
 
+from langchain_tokenopt.prompts.cache_rules import CacheRule
+
 Reason = Literal["left out", "shortened", "wrong"]
 
 
@@ -56,8 +58,6 @@ class ContextReport:
     @property
     def pays_after_calls(self) -> int | None:
         """After how many further calls the edit has paid for the prefix, `None` for never."""
-        if self.break_cost <= 0:
-            return 0
         if self.saving_per_call <= 0:
             return None
         return math.ceil(self.break_cost / self.saving_per_call)
@@ -71,11 +71,10 @@ class ContextReport:
             lines.append(f"{len(self.dropped)} messages of {hidden:,} tokens left out or shortened")
         if self.edited:
             after = self.pays_after_calls
-            when = "never pays" if after is None else f"pays after {after} calls"
             lines.append(
-                f"the cached prefix broke after {self.kept_prefix_tokens:,} tokens: costs "
-                f"{self.break_cost:,.0f} tokens once, saves {self.saving_per_call:,.0f} a call, "
-                f"{when}"
+                f"the cached prefix broke after {self.kept_prefix_tokens:,} tokens, which costs "
+                f"{self.break_cost:,.0f} once, and {_saving(self.saving_per_call)}"
+                + (f": pays after {after} calls" if after else "")
             )
         return "; ".join([*lines, *self.problems])
 
@@ -102,3 +101,25 @@ class ContextStats:
     failed_summaries: int = 0
     failed_embeddings: int = 0
     failed_stores: int = 0
+
+
+def _saving(tokens: Decimal) -> str:
+    if tokens > 0:
+        return f"saves {tokens:,.0f} a call"
+    return f"costs {-tokens:,.0f} more a call: what is left is too short for the provider's cache"
+
+
+def cached_cost(rule: CacheRule | None, tokens: int) -> Decimal:
+    """Return what a request costs whose prefix is cached, in tokens at the plain price."""
+    if rule is None:
+        return Decimal(tokens)
+    cached = rule.rounded(tokens)
+    return cached * rule.read_factor + tokens - cached
+
+
+def break_cost(rule: CacheRule | None, *, tokens: int, prefix: int) -> Decimal:
+    """Return what writing all but the prefix anew costs more than reading it."""
+    if rule is None:
+        return Decimal(0)
+    lost = max(rule.rounded(tokens) - rule.rounded(prefix), 0)
+    return lost * (rule.lifetime().write_factor - rule.read_factor)

@@ -194,20 +194,29 @@ def test_between_edits_every_request_begins_with_the_one_before() -> None:
 
 def test_a_report_puts_the_price_of_the_broken_prefix_beside_the_saving() -> None:
     told: list[ContextReport] = []
-    fitted = window(listeners=[told.append]).fit(asking())
+    made = window(max_tokens=6_000, listeners=[told.append])
 
-    report = fitted.report
+    report = made.fit(asking(turns=200)).report
+
     assert told == [report]
-    # gpt-5-mini reads cached input at a tenth of the price.
-    resent = report.tokens - report.kept_prefix_tokens
+    # gpt-5-mini reads at a tenth of the price, in steps of 128 tokens from 1,024 on.
+    resent = report.tokens // 128 * 128
+    assert report.kept_prefix_tokens < 1_024 < report.tokens
     assert float(report.break_cost) == pytest.approx(0.9 * resent)
-    assert float(report.saving_per_call) == pytest.approx(
-        0.1 * (report.tokens_given - report.tokens)
-    )
+    before, after = (0.1 * (n // 128 * 128) + n % 128 for n in (report.tokens_given, report.tokens))
+    assert float(report.saving_per_call) == pytest.approx(before - after)
     assert report.pays_after_calls is not None
     assert report.pays_after_calls * report.saving_per_call >= report.break_cost
     assert "cached prefix" in str(report)
     assert sum(each.tokens for each in report.dropped) > report.saved_tokens
+
+
+def test_below_the_providers_minimum_there_is_no_prefix_to_break() -> None:
+    report = window().fit(asking(turns=20)).report
+
+    assert report.edited
+    assert report.break_cost == 0
+    assert report.saving_per_call == report.tokens_given - report.tokens
 
 
 def test_a_model_without_a_known_cache_has_no_prefix_to_break() -> None:
