@@ -67,7 +67,8 @@ def segments_of(text: str, template_format: TemplateFormat) -> tuple[Segment, ..
     ('Hello ', Field(name='name'), ', {you}')
     """
     try:
-        found = _parse_f_string(text) if template_format == "f-string" else _parse_mustache(text)
+        parse = _parse_f_string if template_format == "f-string" else _parse_mustache
+        found: list[Segment] = list(parse(text))
     except (ValueError, ChevronError) as error:
         if isinstance(error, ConfigurationError):
             raise
