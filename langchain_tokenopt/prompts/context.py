@@ -26,6 +26,8 @@ from langchain_tokenopt.prompts.tables import TableWriter
 from langchain_tokenopt.tokens import counter_for
 
 _LOG = logging.getLogger(__name__)
+# Beyond as many characters, an event loop should not wait for the arithmetic.
+_LONG = 200_000
 _NAMED: Mapping[str, Strategy] = {"recent": Recent(), "importance": Importance()}
 
 
@@ -154,8 +156,10 @@ class ContextWindow(Runnable[LanguageModelInput, list[BaseMessage]]):
         tools: Sequence[Any] | None = None,
     ) -> FittedContext:
         """Do what `fit` does without blocking the event loop."""
-        steps = self._fitter.steps(_messages(messages), self._tools if tools is None else tools)
-        return self._told(await arun(steps, config))
+        given = _messages(messages)
+        steps = self._fitter.steps(given, self._tools if tools is None else tools)
+        long = sum(len(str(message.content)) for message in given) > _LONG
+        return self._told(await arun(steps, config, long=long))
 
     @override
     def invoke(

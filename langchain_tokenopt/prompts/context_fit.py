@@ -26,7 +26,7 @@ from langchain_tokenopt.prompts.context_edit import (
 from langchain_tokenopt.prompts.context_history import History, read_history
 from langchain_tokenopt.prompts.context_memory import Remembered
 from langchain_tokenopt.prompts.context_needs import Ask, Failed, InFlight, Load, Save, Steps, Wait
-from langchain_tokenopt.prompts.context_recall import Recall, passages, recalled
+from langchain_tokenopt.prompts.context_recall import Hidden, Recall, recalled
 from langchain_tokenopt.prompts.context_relevance import Relevance
 from langchain_tokenopt.prompts.context_report import (
     ContextReport,
@@ -50,6 +50,7 @@ _PRIMING = 3  # tokens of every request, whatever its messages
 _NOTE_TOKENS = 20
 _MOST_EDITS = 20_000
 _MOST_RECALLS = 2_000
+_MOST_HIDDEN = 32  # conversations
 _MOST_COUNTS = 20_000
 
 
@@ -95,7 +96,8 @@ class Fitter:
             options.recall, max_tokens=min(options.recall.max_tokens, options.keep_tokens // 4 or 1)
         )
         self._edits: Remembered[str, Edit] = Remembered(_MOST_EDITS)
-        self._recalls: Remembered[tuple[bytes, int], str] = Remembered(_MOST_RECALLS)
+        self._recalls: Remembered[tuple[bytes, bytes, int], str] = Remembered(_MOST_RECALLS)
+        self._hidden: Remembered[tuple[bytes, int], Hidden] = Remembered(_MOST_HIDDEN)
         self._counts: Remembered[tuple[Any, ...], int] = Remembered(_MOST_COUNTS)
         self._tools: Remembered[tuple[int, ...], tuple[Sequence[Any], int]] = Remembered(64)
         self._in_flight = InFlight()
@@ -236,20 +238,25 @@ class Fitter:
     def _recalled(self, history: History, edit: Edit, recall: Recall) -> Steps[dict[int, str]]:
         """Return, by the index of each later human message, what is brought back for it."""
         brought: dict[int, str] = {}
-        found = None
+        of_edit = (history.digests[edit.until - 1], edit.hiding)
         for index in _asked_since(history, edit):
-            key = (history.digests[index], edit.hiding)
+            key = (history.digests[index], *of_edit)
             text = self._recalls.get(key)
             if text is None:
-                found = passages(history, edit) if found is None else found
-                question = str(history.messages[index].text)
+                hidden = self._hidden.get(of_edit)
+                if hidden is None:
+                    self._hidden.put(of_edit, hidden := Hidden(history, edit))
                 relevance, failed = yield from self._relevance.of(
-                    question, [f"{each.header or ''} {each.text}" for each in found]
+                    str(history.messages[index].text), hidden.texts, hidden.words
                 )
                 if failed is not None:
                     self._failed("failed_embeddings", "embeddings failed, words count", failed)
                 text = recalled(
-                    found, relevance, history, recall=recall, counter=self._options.counter
+                    hidden.passages,
+                    relevance,
+                    history,
+                    recall=recall,
+                    counter=self._options.counter,
                 )
                 self._recalls.put(key, text)
             if text:

@@ -92,20 +92,36 @@ def run(steps: Steps[T], config: RunnableConfig | None) -> T:
         steps.close()
 
 
-async def arun(steps: Steps[T], config: RunnableConfig | None) -> T:
-    """Return what the steps come to, without blocking the event loop."""
+async def arun(steps: Steps[T], config: RunnableConfig | None, *, long: bool) -> T:
+    """Return what the steps come to, without blocking the event loop.
+
+    The steps of a `long` conversation are computed in a thread.
+    """
     told: Any = None
     async with _closing(steps):
         while True:
-            try:
-                need = steps.send(told)
-            except StopIteration as end:
-                made: T = end.value
+            step = await asyncio.to_thread(_next, steps, told) if long else _next(steps, told)
+            if isinstance(step, _Ended):
+                made: T = step.value
                 return made
             try:
-                told = await _amet(need, config)
+                told = await _amet(step, config)
             except Exception as error:  # noqa: BLE001 - the steps say what to do without
                 told = Failed(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What the steps came to: a `StopIteration` cannot leave a thread."""
+
+    value: Any
+
+
+def _next(steps: Steps[Any], told: Any) -> Need | _Ended:
+    try:
+        return steps.send(told)
+    except StopIteration as end:
+        return _Ended(end.value)
 
 
 @asynccontextmanager

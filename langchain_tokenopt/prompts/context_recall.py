@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.prompts.context_edit import Edit
 from langchain_tokenopt.prompts.context_history import History
+from langchain_tokenopt.prompts.context_strategy import CommonWords
 from langchain_tokenopt.tokens import TokenCounter
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -57,14 +58,18 @@ class Passage:
     """The names of the columns, for a row."""
 
 
-def passages(history: History, edit: Edit) -> list[Passage]:
-    """Return all that `edit` hides, in pieces."""
-    return [
-        Passage(index, place, text, header)
-        for index, message in enumerate(history.messages)
-        if edit.hidden(index) and not (message.type == "ai" and not str(message.text).strip())
-        for place, (text, header) in enumerate(_pieces(message))
-    ]
+class Hidden:
+    """All that an edit hides, in pieces, read once."""
+
+    def __init__(self, history: History, edit: Edit) -> None:
+        self.passages = [
+            Passage(index, place, text, header)
+            for index, message in enumerate(history.messages)
+            if edit.hidden(index) and str(message.text).strip()
+            for place, (text, header) in enumerate(_pieces(message))
+        ]
+        self.texts = [f"{each.header or ''} {each.text}" for each in self.passages]
+        self.words = CommonWords(self.texts)
 
 
 def _pieces(message: BaseMessage) -> list[tuple[str, str | None]]:

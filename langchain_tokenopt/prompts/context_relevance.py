@@ -8,7 +8,7 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_tokenopt.prompts.context_memory import Remembered
 from langchain_tokenopt.prompts.context_needs import Embed, Failed, Steps
-from langchain_tokenopt.prompts.context_strategy import words_in_common
+from langchain_tokenopt.prompts.context_strategy import CommonWords
 
 _MOST_VECTORS = 20_000
 # Longer texts are embedded by their start: models read no more.
@@ -27,9 +27,17 @@ class Relevance:
         self._embeddings = embeddings
         self._vectors: Remembered[str, Any] = Remembered(_MOST_VECTORS)
 
-    def of(self, question: str, texts: Sequence[str]) -> Steps[tuple[list[float], Failed | None]]:
-        """Return the relevance of each text, and what went wrong: then it is by words."""
-        alike = words_in_common(question, texts)
+    def of(
+        self, question: str, texts: Sequence[str], words: CommonWords | None = None
+    ) -> Steps[tuple[list[float], Failed | None]]:
+        """Return the relevance of each text, and what went wrong: then it is by words.
+
+        Args:
+            question: What is asked.
+            texts: What may answer it.
+            words: Of the texts, if they were read before.
+        """
+        alike = (words or CommonWords(texts)).shares(question)
         if self._embeddings is None or not texts or not question.strip():
             return alike, None
         cut = [text[:_LONGEST] for text in (question, *texts)]

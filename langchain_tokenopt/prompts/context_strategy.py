@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -129,25 +128,36 @@ def specificity(text: str) -> float:
     return 1 - math.exp(-len(found) / 3)
 
 
-def words_in_common(question: str, texts: Sequence[str]) -> list[float]:
-    """Return how much of a question each text holds, rare words counting more; 0 to 1.
+class CommonWords:
+    """Says how much of a question each of some texts holds, rare words counting more.
 
-    Stands in for embeddings where there are none.
+    Stands in for embeddings where there are none. Texts are read once, questions touch only those
+    that have a word of theirs.
 
-    >>> words_in_common("Where is order 17?", ["Order 17 is at the depot.", "Thanks!"])
+    >>> CommonWords(["Order 17 is at the depot.", "Thanks!"]).shares("Where is order 17?")
     [1.0, 0.0]
     """
-    held = [set(_words(text)) for text in texts]
-    seen = Counter(word for words in held for word in words)
-    # A word that no text has counts most: what it asks for is not there.
-    weights = {
-        word: math.log(1 + len(texts) / (seen[word] or 0.5)) for word in set(_words(question))
-    }
-    total = sum(weights.values())
-    return [
-        sum(weight for word, weight in weights.items() if word in words) / total if total else 0.0
-        for words in held
-    ]
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._count = len(texts)
+        self._holders: dict[str, list[int]] = {}
+        for n, text in enumerate(texts):
+            for word in set(_words(text)):
+                self._holders.setdefault(word, []).append(n)
+
+    def shares(self, question: str) -> list[float]:
+        """Return the share of the question that each text holds, 0 to 1."""
+        shares = [0.0] * self._count
+        total = 0.0
+        # In their order: sums of floats are the same in every process then.
+        for word in dict.fromkeys(_words(question)):
+            holders = self._holders.get(word, ())
+            # A word that no text has counts most: what it asks for is not there.
+            weight = math.log(1 + self._count / (len(holders) or 0.5)) if self._count else 0.0
+            total += weight
+            for n in holders:
+                shares[n] += weight
+        return [min(share / total, 1.0) if total else 0.0 for share in shares]
 
 
 def _words(text: str) -> list[str]:

@@ -591,6 +591,23 @@ async def test_the_async_form_gives_the_same() -> None:
     assert texts(await window(**options).ainvoke(asking())) == texts(fitted.messages)
 
 
+async def test_a_long_conversation_does_not_hold_up_the_event_loop() -> None:
+    beats: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            beats.append(0)
+            await asyncio.sleep(0.001)
+
+    task = asyncio.create_task(beat())
+    made = window(max_tokens=4_000, recall=Recall())
+    fitted = await made.afit([SYSTEM, *talk(4_000), HumanMessage("What of town number 17?")])
+    task.cancel()
+
+    assert fitted.report.edited
+    assert len(beats) > 10
+
+
 def test_a_node_leaves_the_state_whole() -> None:
     class State(MessagesState):
         llm_input_messages: list[BaseMessage]
