@@ -112,7 +112,9 @@ class Wire:
         """Return the request for one item alone."""
         told, schema = self.instruction, self.single_schema()
         if self.explains and schema is not None:
-            told += f"\n\nAnswer with JSON of this schema alone: {json.dumps(schema)}"
+            told += (
+                f"\n\nAnswer with JSON of this schema alone: {json.dumps(schema, sort_keys=True)}"
+            )
         return [SystemMessage(told), HumanMessage(item.text)]
 
     def schema(self) -> dict[str, Any]:
