@@ -61,12 +61,13 @@ def main() -> None:
     """Print a table for each set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    parser.add_argument("--data", default=os.environ.get("TOKENOPT_DATA"))
+    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(default))
     given = parser.parse_args()
-    if not given.data or not Path(given.data).is_dir():
-        print("skipped: give --data or TOKENOPT_DATA, the folder with the recorded data")
+    data, most = given.data, 20 if given.quick else 10_000
+    if not (data / "reasoning").is_dir():
+        print(f"no recorded data in {data}; point --data or TOKENOPT_DATA at it")
         return
-    data, most = Path(given.data), 20 if given.quick else 10_000
     embeddings = StaticEmbeddings()
     for share in (0.5,) if given.quick else (0.25, 0.5, 0.75):
         for name, read in (("PrOntoQA", prontoqa), ("ProofWriter", proofwriter)):

@@ -187,7 +187,6 @@ def main() -> None:
     folder = chosen.data / "cache"
     if not folder.is_dir():
         print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
-        print("|---|")
         sys.exit(0)
     embeddings, limit = EMBEDDINGS[chosen.embeddings](), 800 if chosen.quick else None
     streams(folder, embeddings, orders=1 if chosen.quick else 20, limit=limit)

@@ -14,11 +14,11 @@ from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.prompts.cache_rules import CacheRules, bundled_rules
-from langchain_tokenopt.prompts.context_fit import Fitter, Options, ReportListener, WhenTooLarge
+from langchain_tokenopt.prompts.context_fit import Fitter, Options, WhenTooLarge
 from langchain_tokenopt.prompts.context_needs import arun, run
 from langchain_tokenopt.prompts.context_recall import Recall
 from langchain_tokenopt.prompts.context_relevance import Relevance
-from langchain_tokenopt.prompts.context_report import ContextStats, FittedContext
+from langchain_tokenopt.prompts.context_report import ContextStats, FittedContext, ReportListener
 from langchain_tokenopt.prompts.context_strategy import Importance, Recent, Strategy
 from langchain_tokenopt.prompts.context_summary import Summarizer
 from langchain_tokenopt.prompts.hints import model_and_provider

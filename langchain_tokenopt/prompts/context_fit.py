@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
@@ -329,6 +329,9 @@ class Fitter:
             except StopIteration as end:
                 written: str | None = end.value
                 break
+            except Exception as error:  # noqa: BLE001 - a prompt that cannot be made breaks no call
+                written, failed = None, Failed(error)
+                break
             told = yield Ask(summarizer.model, messages)
             failed = told if isinstance(told, Failed) else None
             answer = None if isinstance(told, Failed) else told
@@ -394,6 +397,3 @@ def _dropped(history: History, edit: Edit) -> Iterator[Dropped]:
             yield Dropped(
                 index=index, type=message.type, tokens=history.tokens[index], reason=reason
             )
-
-
-ReportListener = Callable[[ContextReport], None]

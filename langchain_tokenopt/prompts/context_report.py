@@ -1,7 +1,7 @@
 """What a context window did to a request, and what that costs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -77,6 +77,10 @@ class ContextReport:
                 + (f": pays after {after} calls" if after else "")
             )
         return "; ".join([*lines, *self.problems])
+
+
+ReportListener = Callable[[ContextReport], None]
+"""Told of each request with a new shortening."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

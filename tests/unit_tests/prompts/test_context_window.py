@@ -341,6 +341,20 @@ def test_a_summary_that_fails_leaves_the_request_without_one(answer: Any) -> Non
     assert made.stats.failed_summaries == 1
 
 
+def test_a_prompt_that_cannot_be_made_leaves_the_request_without_a_summary() -> None:
+    from langchain_core.prompts import ChatPromptTemplate
+
+    prompt = ChatPromptTemplate.from_messages(
+        [("human", "{previous} {messages} {max_words}")], template_format="f-string"
+    )
+    summarizer = Summarizer(summarising("Notes."), prompt=prompt)
+    prompt.messages.append("neither message nor template")  # type: ignore[arg-type]  # wrong on purpose
+    made = window(summarizer=summarizer)
+
+    assert made.fit(asking()).report.edited
+    assert made.stats.failed_summaries == 1
+
+
 def test_threads_that_need_the_same_summary_make_it_once() -> None:
     release, asked = threading.Event(), threading.Event()
 
