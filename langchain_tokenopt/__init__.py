@@ -10,6 +10,7 @@ from langchain_tokenopt._version import __version__
 
 if TYPE_CHECKING:
     from langchain_tokenopt.accounting import UsageLedger, track_usage
+    from langchain_tokenopt.batching import CombinedBatch, ProviderBatch
     from langchain_tokenopt.caches import (
         CachedChatModel,
         MemoryCache,
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
         SqliteCache,
         TieredCache,
     )
+    from langchain_tokenopt.prompts import ContextWindow, PreFilter, PromptLibrary
     from langchain_tokenopt.routing import Tier, create_cascade
     from langchain_tokenopt.tokens import counter_for
 
 _HOMES = {
     "CachedChatModel": "caches",
+    "CombinedBatch": "batching",
+    "ContextWindow": "prompts",
     "MemoryCache": "caches",
+    "PreFilter": "prompts",
+    "PromptLibrary": "prompts",
+    "ProviderBatch": "batching",
     "SemanticCache": "caches",
     "SqliteCache": "caches",
     "Tier": "routing",
@@ -35,7 +42,12 @@ _HOMES = {
 
 __all__ = [
     "CachedChatModel",
+    "CombinedBatch",
+    "ContextWindow",
     "MemoryCache",
+    "PreFilter",
+    "PromptLibrary",
+    "ProviderBatch",
     "SemanticCache",
     "SqliteCache",
     "Tier",

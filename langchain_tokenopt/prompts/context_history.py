@@ -172,9 +172,18 @@ def _checked(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[s
 
 
 def _digests(messages: Sequence[BaseMessage]) -> Iterator[bytes]:
-    """Yield a digest of all messages up to each: of what a model sees of them."""
-    chained = b""
+    """Yield a digest of all messages up to each: of what a model sees of them.
+
+    Of those at the start that are the same in every conversation only the number counts: an edit
+    never touches them, and one that tells the time must not make each request a new conversation.
+    """
+    chained, leading = b"", True
     for message in messages:
+        leading = leading and is_static(message)
+        if leading:
+            chained = blake2b(chained + b"static", digest_size=16).digest()
+            yield chained
+            continue
         calls = message.tool_calls if isinstance(message, AIMessage) else ()
         seen = [
             message.type,

@@ -1,14 +1,26 @@
 """Uses of the public interface that a type checker must accept. Checked, never run."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models import BaseChatModel
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_tokenopt import (
     CachedChatModel,
+    CombinedBatch,
+    ContextWindow,
     MemoryCache,
+    PreFilter,
+    PromptLibrary,
+    ProviderBatch,
     SqliteCache,
     Tier,
     UsageLedger,
@@ -17,6 +29,8 @@ from langchain_tokenopt import (
     track_usage,
 )
 from langchain_tokenopt.accounting import PriceSource, Totals
+from langchain_tokenopt.batching import BatchHandle, RateLimitedChatModel, RateLimiter
+from langchain_tokenopt.prompts import DocumentIndex
 from langchain_tokenopt.routing import Attempt, Verdict, longer_than, not_empty
 from langchain_tokenopt.testing import LoopbackServer, PromptCache, ScriptedModel
 
@@ -46,3 +60,15 @@ graph = create_cascade(
     checks=[not_empty, judge],
     rules=[longer_than(100, tier="large")],
 ).compile()
+
+window = ContextWindow(model, max_tokens=8_000, summarizer=ScriptedModel(["notes"]))
+shortened: Runnable[LanguageModelInput, AIMessage] = window | model
+sent: Sequence[BaseMessage] = window.fit("2 + 2?").messages
+index = DocumentIndex(vectors=InMemoryVectorStore(DeterministicFakeEmbedding(size=4)))
+documents: list[Document] = PreFilter(index=index, max_tokens=500).invoke("2 + 2?")
+fruit: CombinedBatch[bool] = CombinedBatch(model, instruction="Is it a fruit?", answer=bool)
+answers: list[bool] = fruit.batch(["apple", "stone"])
+handle: BatchHandle = ProviderBatch(model, path="batches.sqlite").submit(["2 + 2?"])
+message: AIMessage | None = handle.results()[0].message
+limited: BaseChatModel = RateLimitedChatModel(model, limiter=RateLimiter(tokens_per_minute=9))
+prompt: ChatPromptTemplate = PromptLibrary.bundled().get("code_review").as_prompt()

@@ -240,6 +240,18 @@ def test_what_was_decided_outlives_the_process_and_holds_on_other_hosts(tmp_path
     assert window().fit(later).report.edited
 
 
+def test_a_system_prompt_that_tells_the_time_makes_no_new_conversation() -> None:
+    small = summarising("Notes.")
+    made = window(summarizer=small)
+    for minute in range(5):
+        now = SystemMessage(f"It is 10:{minute:02}.")
+        fitted = made.fit([now, *asking()[1:]])
+
+        assert fitted.messages[0] == now
+        assert fitted.report.edited == (minute == 0)
+    assert small.calls == 1
+
+
 def test_windows_with_other_settings_decide_for_themselves() -> None:
     store = InMemoryByteStore()
     window(store=store).fit(asking())
@@ -636,6 +648,20 @@ def test_a_node_leaves_the_state_whole() -> None:
 
     state = graph.compile().invoke({"messages": asking()})
 
+    assert len(state["messages"]) == len(asking()) + 1
+    assert len(model.requests[0]) < 20
+
+
+@pytest.mark.filterwarnings("ignore:create_react_agent")
+def test_a_node_is_a_pre_model_hook() -> None:
+    from langgraph.prebuilt import create_react_agent
+
+    model = ScriptedModel(["fine"])
+    agent = create_react_agent(model, [], pre_model_hook=window().as_node())
+
+    state = agent.invoke({"messages": asking()})
+
+    assert state["messages"][-1].text == "fine"
     assert len(state["messages"]) == len(asking()) + 1
     assert len(model.requests[0]) < 20
 
