@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers.base import BaseTracer
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -95,7 +96,12 @@ def partition_of(config: RunnableConfig) -> Hashable:
         (name, str(metadata[name])) for name in ("tenant", "feature", "endpoint", "user")
         if metadata.get(name) is not None
     )  # fmt: skip
-    return (*told, *map(id, _handlers(config)))
+    return (*told, *map(_name_of, _handlers(config)))
+
+
+def _name_of(handler: BaseCallbackHandler) -> Hashable:
+    # LangChain makes a tracer anew for each call: one is as good as another.
+    return type(handler).__qualname__ if isinstance(handler, BaseTracer) else id(handler)
 
 
 def _handlers(config: RunnableConfig) -> Sequence[BaseCallbackHandler]:

@@ -112,6 +112,17 @@ class BatchHandle:
         self._work.cancel(self._job)
         return self.poll()
 
+    def forget(self) -> None:
+        """Delete prompts and answers from the file; what is on its way stays at the provider.
+
+        Raises:
+            ConfigurationError: Something is outstanding; `cancel` first.
+        """
+        if not self.status.done:
+            message = f"the handle {self.id} has outstanding prompts; wait for them, or cancel it"
+            raise ConfigurationError(message)
+        self._work.file.forget(self.id)
+
     def _new(self, given: set[int]) -> Iterator[BatchResult]:
         for result in self._work.results(self._job):
             over = result.message is not None or result.error is not None

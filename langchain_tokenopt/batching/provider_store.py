@@ -309,6 +309,13 @@ class BatchFile:
                 ),
             )
 
+    def forget(self, job: str) -> None:
+        """Delete all that is kept of a job."""
+        with self._writing() as connection:
+            for table in ("prompts", "requests", "sent"):
+                connection.execute(f"DELETE FROM {table} WHERE job = ?", (job,))  # noqa: S608 - ours
+            connection.execute("DELETE FROM jobs WHERE id = ?", (job,))
+
     def close(self) -> None:
         """Let go of the file; the next use opens it again."""
         with self._lock:

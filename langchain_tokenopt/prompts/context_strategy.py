@@ -17,7 +17,10 @@ _SPECIFIC = re.compile(
 
 
 class Strategy(Protocol):
-    """Gives each group a value; those of the highest value for their tokens stay."""
+    """Gives each group a value; those of the highest value for their tokens stay.
+
+    What it decided is kept under its `repr`: let that say how it decides, as a dataclass's does.
+    """
 
     def values(self, groups: Sequence[Group], relevance: Sequence[float] | None) -> list[float]:
         """Return a value for each group, all at least 0.

@@ -68,6 +68,9 @@ class VectorFile:
             return None
         there = [row for row in rows if row[3] is not None]
         matrix = None
+        if len({len(row[3]) for row in there}) > 1:
+            message = f"the vectors in {self._path} are of several lengths; make the file anew"
+            raise StoreError(message)
         if there:
             values = np.frombuffer(b"".join(row[3] for row in there), dtype=np.float32)
             matrix = values.reshape(len(there), -1)

@@ -447,6 +447,19 @@ def test_items_of_different_tenants_never_share_a_request(shop: Shop) -> None:
     assert sorted(shop.sizes) == [4, 4]
 
 
+def test_calls_that_are_traced_share_requests_too(shop: Shop) -> None:
+    from langchain_core.tracers import BaseTracer
+
+    class Tracer(BaseTracer):
+        def _persist_run(self, run: Any) -> None:
+            pass
+
+    configs: list[Any] = [{"callbacks": [Tracer()]} for _ in range(8)]
+    shop.batch().batch(ITEMS[:8], configs)
+
+    assert shop.sizes == [8]
+
+
 def test_a_shared_request_is_booked_once_with_its_feature(shop: Shop) -> None:
     ledger = UsageLedger()
     config: Any = {"callbacks": [ledger], "metadata": {"feature": "moods"}}

@@ -432,6 +432,20 @@ def test_processes_that_poll_the_same_handle_neither_lose_nor_double(make: Any) 
     assert len(setting.server.requests) == len(prompts) + sum(p.endswith("3?") for p in prompts)
 
 
+def test_a_handle_that_is_done_can_be_forgotten(make: Any) -> None:
+    setting = make(polls=2)
+    handle = setting.batch().submit(PROMPTS)
+    with pytest.raises(ConfigurationError, match="outstanding"):
+        handle.forget()
+    handle.wait()
+    handle.forget()
+
+    with pytest.raises(ConfigurationError, match="found none"):
+        setting.batch().open(handle.id)
+    with sqlite3.connect(setting.path) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM requests").fetchone() == (0,)
+
+
 # --- booking ------------------------------------------------------------------------------------
 
 

@@ -184,6 +184,16 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         FaissVectors(FAKE, path=path).similarity_search("a")
 
 
+def test_a_file_with_vectors_of_several_lengths_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.sqlite"
+    FaissVectors(FAKE, path=path).add_documents(documents(3))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE vectors SET vector = x'00000000' WHERE id = 'd1'")
+
+    with pytest.raises(StoreError, match="several lengths"):
+        FaissVectors(FAKE, path=path).similarity_search("a")
+
+
 def test_the_vector_of_a_document_has_length_one() -> None:
     store = FaissVectors(FAKE)
     store.add_documents(documents(1))
