@@ -75,6 +75,7 @@ def segments_of(text: str, template_format: TemplateFormat) -> tuple[Segment, ..
         told = str(error).replace("\n", ", ")
         message = f"a {template_format} template cannot be read: {told}; {_HINT[template_format]}"
         raise ConfigurationError(message) from None
+    return tuple(_merged(found))
 
 
 def for_langchain(text: str, template_format: TemplateFormat) -> str:
