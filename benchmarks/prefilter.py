@@ -86,6 +86,8 @@ def show(title: str, cases: Sequence[Case], embeddings: Any, *, hops: Sequence[i
         "packed by value": ours(words_weight=0.0),
         "+ words (default)": ours(),
         "+ words, diversity": ours(diversity=0.2),
+        "+ words, score_ratio 0.5": ours(score_ratio=0.5),
+        "+ words, score_ratio 0.7": ours(score_ratio=0.7),
     }
     for n in hops[1:]:
         ways[f"+ words, {n} hops"] = ours(hops=n)

@@ -64,6 +64,8 @@ class PreFilter(BaseRetriever):
         fetch_k: How many documents are looked at.
         k: How many are sent at most.
         score_threshold: Below this relevance, 0 to 1, none is sent.
+        score_ratio: Below this share of the best one's relevance none is sent, 0 to 1: a question
+            that one document answers then takes few tokens, however large the budget.
         words_weight: How much words count beside vectors, 0 to 1.
         diversity: How much likeness to what is already there takes from a document's value.
         size_exponent: Value is divided by the tokens to this power: 0 takes no notice of size.
@@ -88,6 +90,7 @@ class PreFilter(BaseRetriever):
     fetch_k: int = 50
     k: int = 20
     score_threshold: float = 0.0
+    score_ratio: float = 0.0
     words_weight: float = 0.3
     diversity: float = 0.0
     size_exponent: float = 0.5
@@ -97,7 +100,7 @@ class PreFilter(BaseRetriever):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**keywords)
-        shares = (self.score_threshold, self.words_weight, self.diversity)
+        shares = (self.score_threshold, self.score_ratio, self.words_weight, self.diversity)
         if min(self.max_tokens, self.fetch_k, self.k, self.hops) < 1:
             message = (
                 "max_tokens, fetch_k, k and hops must be at least 1, got "
@@ -106,7 +109,7 @@ class PreFilter(BaseRetriever):
             raise ConfigurationError(message)
         if not all(0 <= share <= 1 for share in shares) or self.size_exponent < 0:
             message = (
-                "score_threshold, words_weight and diversity must be from 0 to 1, and "
+                "score_threshold, score_ratio, words_weight and diversity must be from 0 to 1, and "
                 f"size_exponent at least 0, got {shares} and {self.size_exponent}"
             )
             raise ConfigurationError(message)
@@ -243,11 +246,12 @@ class PreFilter(BaseRetriever):
             for name, value in relevance.items()
             if name in documents
         ]
+        best = max((candidate.relevance for candidate in candidates), default=0.0)
         chosen, left = pack(
             candidates,
             max_tokens=self.max_tokens,
             most=self.k,
-            least=self.score_threshold,
+            least=max(self.score_threshold, self.score_ratio * best),
             diversity=self.diversity,
             size_exponent=self.size_exponent,
         )

@@ -61,14 +61,16 @@ graph = create_cascade(
     rules=[longer_than(100, tier="large")],
 ).compile()
 
-window = ContextWindow(model, max_tokens=8_000, summarizer=ScriptedModel(["notes"]))
-shortened: Runnable[LanguageModelInput, AIMessage] = window | model
-sent: Sequence[BaseMessage] = window.fit("2 + 2?").messages
-index = DocumentIndex(vectors=InMemoryVectorStore(DeterministicFakeEmbedding(size=4)))
-documents: list[Document] = PreFilter(index=index, max_tokens=500).invoke("2 + 2?")
-fruit: CombinedBatch[bool] = CombinedBatch(model, instruction="Is it a fruit?", answer=bool)
-answers: list[bool] = fruit.batch(["apple", "stone"])
-handle: BatchHandle = ProviderBatch(model, path="batches.sqlite").submit(["2 + 2?"])
-message: AIMessage | None = handle.results()[0].message
-limited: BaseChatModel = RateLimitedChatModel(model, limiter=RateLimiter(tokens_per_minute=9))
-prompt: ChatPromptTemplate = PromptLibrary.bundled().get("code_review").as_prompt()
+
+def prompts_and_batches() -> None:
+    window = ContextWindow(model, max_tokens=8_000, summarizer=ScriptedModel(["notes"]))
+    shortened: Runnable[LanguageModelInput, AIMessage] = window | model
+    sent: Sequence[BaseMessage] = window.fit("2 + 2?").messages
+    index = DocumentIndex(vectors=InMemoryVectorStore(DeterministicFakeEmbedding(size=4)))
+    documents: list[Document] = PreFilter(index=index, max_tokens=500).invoke("2 + 2?")
+    fruit: CombinedBatch[bool] = CombinedBatch(model, instruction="Is it a fruit?", answer=bool)
+    answers: list[bool] = fruit.batch(["apple", "stone"])
+    handle: BatchHandle = ProviderBatch(model, path="batches.sqlite").submit(["2 + 2?"])
+    message: AIMessage | None = handle.results()[0].message
+    limited: BaseChatModel = RateLimitedChatModel(model, limiter=RateLimiter(tokens_per_minute=9))
+    prompt: ChatPromptTemplate = PromptLibrary.bundled().get("code_review").as_prompt()

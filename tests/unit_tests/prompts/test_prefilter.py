@@ -160,6 +160,16 @@ def test_below_the_threshold_nothing_is_sent(index: DocumentIndex) -> None:
     assert chosen.tokens_found == 0
 
 
+def test_what_is_far_from_the_best_can_be_left_out_whatever_the_budget(
+    index: DocumentIndex,
+) -> None:
+    question = "When does the shop open in the morning?"
+    all_of, near = (prefilter(index, score_ratio=ratio).select(question) for ratio in (0.0, 0.8))
+
+    assert ids(near) == ["hours"]
+    assert near.tokens < all_of.tokens / 3
+
+
 def test_a_further_hop_finds_what_the_found_ones_speak_of(local: StaticEmbeddings) -> None:
     made = DocumentIndex(local)
     chain = [
