@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import assert_type
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_tokenopt import (
@@ -64,13 +64,16 @@ graph = create_cascade(
 
 def prompts_and_batches() -> None:
     window = ContextWindow(model, max_tokens=8_000, summarizer=ScriptedModel(["notes"]))
-    shortened: Runnable[LanguageModelInput, AIMessage] = window | model
-    sent: Sequence[BaseMessage] = window.fit("2 + 2?").messages
+    assert_type(window.fit("2 + 2?").messages, Sequence[BaseMessage])
+    assert_type((window | model).invoke("2 + 2?"), AIMessage)
     index = DocumentIndex(vectors=InMemoryVectorStore(DeterministicFakeEmbedding(size=4)))
-    documents: list[Document] = PreFilter(index=index, max_tokens=500).invoke("2 + 2?")
+    assert_type(PreFilter(index=index, max_tokens=500).invoke("2 + 2?"), list[Document])
     fruit: CombinedBatch[bool] = CombinedBatch(model, instruction="Is it a fruit?", answer=bool)
-    answers: list[bool] = fruit.batch(["apple", "stone"])
-    handle: BatchHandle = ProviderBatch(model, path="batches.sqlite").submit(["2 + 2?"])
-    message: AIMessage | None = handle.results()[0].message
-    limited: BaseChatModel = RateLimitedChatModel(model, limiter=RateLimiter(tokens_per_minute=9))
-    prompt: ChatPromptTemplate = PromptLibrary.bundled().get("code_review").as_prompt()
+    assert_type(fruit.batch(["apple", "stone"]), list[bool])
+    handle = ProviderBatch(model, path="batches.sqlite").submit(["2 + 2?"])
+    assert_type(handle, BatchHandle)
+    assert_type(handle.results()[0].message, AIMessage | None)
+    limiter = RateLimiter(tokens_per_minute=90_000)
+    assert_type(RateLimitedChatModel(model, limiter=limiter).invoke("2 + 2?"), AIMessage)
+    template = PromptLibrary.bundled().get("code_review")
+    assert_type(template.as_prompt(), ChatPromptTemplate)
