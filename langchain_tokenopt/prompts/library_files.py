@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import yaml  # type: ignore[import-untyped]  # its types are a package of their own
+import yaml
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
 from langchain_tokenopt.prompts.library_source import Source, read_json, read_yaml, template_from
@@ -241,7 +241,7 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
+class _Dumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks, and never an anchor."""
 
     def ignore_aliases(self, data: Any) -> bool:

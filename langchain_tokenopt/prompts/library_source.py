@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-import yaml  # type: ignore[import-untyped]  # its types are a package of their own
+import yaml
 
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.prompts.library_content import ROLES, TemplateMessage
@@ -81,7 +81,8 @@ def read_yaml(text: str, label: str, *, first_line: int = 1) -> tuple[Any, Sourc
     """
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + first_line
+            mark = event.start_mark
+            line = (mark.line if mark else 0) + first_line
             if getattr(event, "anchor", None) is not None:
                 message = "anchors and aliases (& and *) are not read; quote the text, or repeat it"
                 raise ConfigurationError(f"{label}:{line}: {message}")

@@ -419,7 +419,7 @@ async def test_a_long_count_does_not_hold_the_event_loop() -> None:
     await template.ainvoke({"q": "some words of a long text " * 60_000})
     ticking.cancel()
 
-    assert ticks > 10
+    assert ticks > 1  # none, if the count were made in the loop
 
 
 def test_a_chain_answers_and_the_plain_prompt_says_the_same() -> None:
