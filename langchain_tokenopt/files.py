@@ -1,4 +1,4 @@
-"""Where a database may lie."""
+"""Where a database may lie, and what text it takes."""
 
 from pathlib import Path
 
@@ -19,3 +19,12 @@ def database_path(path: str | Path) -> Path:
         )
         raise ConfigurationError(message)
     return found
+
+
+def storable(text: str) -> str:
+    r"""Return `text` without lone surrogates, which SQLite refuses.
+
+    >>> storable("a\ud800b")
+    'a?b'
+    """
+    return text.encode(errors="replace").decode()

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langchain_tokenopt.accounting.records import CallRecord
 from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
+from langchain_tokenopt.files import storable
 
 # Money is a whole number of 1e-12 dollars: a price of six decimals per million tokens is exact.
 PICO = Decimal(10) ** 12
@@ -60,7 +61,7 @@ def row_of(record: CallRecord) -> tuple[Any, ...]:
 
 def _storable(text: str | None) -> str | None:
     """Return `text` without lone surrogates, which SQLite refuses."""
-    return None if text is None else text.encode(errors="replace").decode()
+    return None if text is None else storable(text)
 
 
 def record_of(row: tuple[Any, ...]) -> CallRecord:

@@ -182,6 +182,25 @@ def stubs(history: History, edit: Edit, *, excess: int) -> dict[int, str]:
     return replaced
 
 
+def early_calls(history: History, edit: Edit, *, excess: int) -> frozenset[int]:
+    """Return messages of the turn that is under way, its earliest calls with their results.
+
+    As many as save `excess` tokens; the last calls always stay.
+    """
+    dropped: set[int] = set()
+    for group in history.groups[:-1]:
+        if group.kind != "tools" or group.pinned or group.indices[0] <= history.last_human:
+            continue
+        if excess <= 0:
+            break
+        if group.indices[0] not in edit.dropped:
+            dropped.update(group.indices)
+            excess -= sum(
+                _STUB_TOKENS if n in edit.replaced else history.tokens[n] for n in group.indices
+            )
+    return frozenset(dropped)
+
+
 def cuts(
     history: History, edit: Edit, *, excess: int, count_text: Callable[[str], int]
 ) -> dict[int, str]:
@@ -223,7 +242,7 @@ def without_middle(text: str, *, tokens: int, count_text: Callable[[str], int]) 
     return f"{start.rstrip()}\n[... {missing:,} tokens were left out ...]\n{end.lstrip()}"
 
 
-_STUB_TOKENS = 30
+_STUB_TOKENS = 25
 
 
 def unchanged(one: Sequence[BaseMessage], other: Sequence[BaseMessage]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.stores import BaseStore
 
 from langchain_tokenopt.errors import ContextOverflowError
@@ -17,6 +17,7 @@ from langchain_tokenopt.prompts.context_edit import (
     Edit,
     candidates,
     cuts,
+    early_calls,
     kept,
     note_of,
     stubs,
@@ -26,7 +27,7 @@ from langchain_tokenopt.prompts.context_edit import (
 from langchain_tokenopt.prompts.context_history import History, read_history
 from langchain_tokenopt.prompts.context_memory import Remembered
 from langchain_tokenopt.prompts.context_needs import Ask, Failed, InFlight, Load, Save, Steps, Wait
-from langchain_tokenopt.prompts.context_recall import Hidden, Recall, recalled
+from langchain_tokenopt.prompts.context_recall import Hidden, Recall, asked_since, recalled
 from langchain_tokenopt.prompts.context_relevance import Relevance
 from langchain_tokenopt.prompts.context_report import (
     ContextReport,
@@ -239,7 +240,7 @@ class Fitter:
         """Return, by the index of each later human message, what is brought back for it."""
         brought: dict[int, str] = {}
         of_edit = (history.digests[edit.until - 1], edit.hiding)
-        for index in _asked_since(history, edit):
+        for index in asked_since(history, edit):
             key = (history.digests[index], *of_edit)
             text = self._recalls.get(key)
             if text is None:
@@ -293,7 +294,7 @@ class Fitter:
         if options.summarizer is not None and going:
             edit = yield from self._summarised(edit, [g.text for g in going], options.summarizer)
         request = yield from self._request(history, edit, fixed)
-        for shorten in (self._stubbed, self._cut):
+        for shorten in (self._stubbed, self._without_early_calls, self._cut):
             edit = shorten(history, edit, request.tokens)
             if edit is not request.edit:
                 request = yield from self._request(history, edit, fixed)
@@ -307,6 +308,12 @@ class Fitter:
             return edit
         short = stubs(history, edit, excess=tokens - self._options.keep_tokens)
         return replace(edit, replaced={**edit.replaced, **short}) if short else edit
+
+    def _without_early_calls(self, history: History, edit: Edit, tokens: int) -> Edit:
+        if tokens <= self._options.max_tokens:
+            return edit
+        early = early_calls(history, edit, excess=tokens - self._options.keep_tokens)
+        return replace(edit, dropped=edit.dropped | early) if early else edit
 
     def _cut(self, history: History, edit: Edit, tokens: int) -> Edit:
         if tokens <= self._options.max_tokens:
@@ -381,13 +388,6 @@ class _Request:
     recalled: int
     before: "_Request | None" = None
     """The request without the newest edit, if this is the first with it."""
-
-
-def _asked_since(history: History, edit: Edit) -> Iterator[int]:
-    """Yield the human messages from the one that was the last when the edit was made."""
-    for index, message in enumerate(history.messages):
-        if index >= edit.asked and isinstance(message, HumanMessage) and not edit.hidden(index):
-            yield index
 
 
 def _dropped(history: History, edit: Edit) -> Iterator[Dropped]:

@@ -1,7 +1,7 @@
 """Brings back what a question asks for from what was left out, where it breaks no cached prefix."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
@@ -129,3 +129,10 @@ def _line(passage: Passage, history: History) -> str:
         who = f"result of {message.name}" if message.name else "result of a tool"
     header = f"{passage.header}\n  " if passage.header else ""
     return f"{who}: {header}{passage.text}"
+
+
+def asked_since(history: History, edit: Edit) -> Iterator[int]:
+    """Yield the human messages from the one that was the last when the edit was made."""
+    for index, message in enumerate(history.messages):
+        if index >= edit.asked and isinstance(message, HumanMessage) and not edit.hidden(index):
+            yield index

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import storable
 from langchain_tokenopt.messages import last_human_text
 from langchain_tokenopt.prompts.builder import PromptInput, written
 from langchain_tokenopt.prompts.prefilter_index import DocumentIndex
@@ -120,7 +121,7 @@ class PreFilter(BaseRetriever):
         Raises:
             ConfigurationError: The question is empty.
         """
-        _check_question(question)
+        question = _checked(question)
         relevance, documents, problems = self._found(question)
         asked: set[str] = set()
         for _ in range(self.hops - 1):
@@ -133,7 +134,7 @@ class PreFilter(BaseRetriever):
 
     async def aselect(self, question: str) -> Selection:
         """Do what `select` does without blocking the event loop."""
-        _check_question(question)
+        question = _checked(question)
         relevance, documents, problems = await self._afound(question)
         asked: set[str] = set()
         for _ in range(self.hops - 1):
@@ -353,10 +354,11 @@ def _is_stable(document: Document) -> bool:
     return bool(document.metadata.get(STABLE))
 
 
-def _check_question(question: str) -> None:
+def _checked(question: str) -> str:
     given: Any = question
     if not isinstance(given, str) or not given.strip():
         raise ConfigurationError(f"expected a question to find documents for, got {question!r}")
+    return storable(question)
 
 
 def _prompt_input(given: str | PromptInput) -> tuple[PromptInput, str]:

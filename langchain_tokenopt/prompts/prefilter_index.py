@@ -13,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import storable
 from langchain_tokenopt.prompts.prefilter_words import WordIndex
 from langchain_tokenopt.prompts.vectors import FaissVectors
 
@@ -145,10 +146,10 @@ def _named(documents: Iterable[Document]) -> dict[str, Document]:
         if not isinstance(document, Document):
             message = f"expected LangChain documents, got {type(document).__name__}"
             raise ConfigurationError(message)
-        name = document.id or _digest(document.page_content)
-        named[name] = Document(
-            id=name, page_content=document.page_content, metadata=document.metadata
-        )
+        # What SQLite refuses, providers of embeddings refuse as well.
+        content = storable(document.page_content)
+        name = storable(document.id) if document.id else _digest(content)
+        named[name] = Document(id=name, page_content=content, metadata=document.metadata)
     return named
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from langchain_core.documents import Document
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, storable
 
 _WORD = re.compile(r"\w+")
 _MOST_WORDS = 64
@@ -47,16 +47,14 @@ class WordIndex:
         """Keep documents; those with the same id are replaced."""
         with self._using() as connection, connection:
             for document in documents:
-                name = str(document.id)
+                name, content = str(document.id), storable(document.page_content)
                 _delete(connection, [name])
-                told = json.dumps(document.metadata, ensure_ascii=False, default=str)
                 cursor = connection.execute(
                     "INSERT INTO documents (id, hash, content, metadata) VALUES (?, ?, ?, ?)",
-                    (name, hashes[name], document.page_content, told),
+                    (name, hashes[name], content, json.dumps(document.metadata, default=str)),
                 )
                 connection.execute(
-                    "INSERT INTO words (rowid, content) VALUES (?, ?)",
-                    (cursor.lastrowid, document.page_content),
+                    "INSERT INTO words (rowid, content) VALUES (?, ?)", (cursor.lastrowid, content)
                 )
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -80,7 +78,7 @@ class WordIndex:
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
         """Return the ids of the `k` best documents with their BM25 scores, higher is better."""
-        words = list(dict.fromkeys(_WORD.findall(query)))[:_MOST_WORDS]
+        words = list(dict.fromkeys(_WORD.findall(storable(query))))[:_MOST_WORDS]
         if not words:
             return []
         # Each word in quotes: none is an operator of the query language.

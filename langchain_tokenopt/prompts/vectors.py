@@ -17,7 +17,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, storable
 from langchain_tokenopt.prompts.vectors_file import VectorFile
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ def _documents(
             raise ConfigurationError(message)
     return [
         Document(
-            id=str((ids[n] if ids else None) or uuid4()),
+            id=storable(str((ids[n] if ids else None) or uuid4())),
             page_content=text,
             metadata=dict(metadatas[n] or {}) if metadatas else {},
         )

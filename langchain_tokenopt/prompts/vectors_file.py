@@ -12,6 +12,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.files import storable
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS vectors (
@@ -98,7 +99,7 @@ class VectorFile:
             connection.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)",
                 [
-                    (d.id, d.page_content, _json(d.metadata), vector.tobytes(), changed)
+                    (d.id, storable(d.page_content), _json(d.metadata), vector.tobytes(), changed)
                     for d, vector in zip(documents, matrix, strict=True)
                 ],
             )
@@ -153,7 +154,7 @@ class VectorFile:
 
 def _json(metadata: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(metadata, ensure_ascii=False)
+        return json.dumps(metadata)
     except (TypeError, ValueError) as error:
         message = f"expected metadata of JSON values, got {metadata!r:.200}: {error}"
         raise ConfigurationError(message) from error

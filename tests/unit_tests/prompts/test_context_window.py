@@ -463,6 +463,18 @@ def test_early_results_of_a_long_turn_become_a_line_and_the_calls_stay() -> None
     assert fitted.messages[-1] == messages[-1]
 
 
+def test_a_turn_of_very_many_calls_keeps_the_latest_ones() -> None:
+    turn = [m for n in range(60) for m in looked_up(n)]
+    made = window()
+    for end in range(2, len(turn) + 1, 2):
+        fitted = made.fit([SYSTEM, HumanMessage("Go."), *turn[:end]])
+        assert fitted.report.tokens <= 600
+        assert list(fitted.messages[-2:]) == turn[end - 2 : end]
+
+    assert "earlier messages are not shown" in texts(fitted.messages)[1]
+    assert made.stats.edits < 40
+
+
 def test_a_result_larger_than_the_window_loses_its_middle_and_says_so() -> None:
     result = "first line\n" + "noise " * 3_000 + "\nlast line"
     fitted = window().fit([SYSTEM, HumanMessage("Go."), *looked_up(1, result)])

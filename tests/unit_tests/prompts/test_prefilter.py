@@ -387,6 +387,16 @@ def test_an_index_needs_embeddings_or_a_store() -> None:
         DocumentIndex(FAKE).update(["text"])  # type: ignore[list-item]  # wrong on purpose
 
 
+def test_text_that_sqlite_refuses_is_kept_without_its_broken_characters(tmp_path: Path) -> None:
+    made = DocumentIndex(FAKE, path=tmp_path / "documents.sqlite")
+    broken = Document("The \ud800 shop.", id="a\ud800", metadata={"by": "\ud800"})
+
+    assert made.update([broken]).added == 1
+    assert made.update([broken]).unchanged == 1
+    (found,) = prefilter(made).select("Which \ud800 shop?").documents
+    assert found.page_content == "The ? shop."
+
+
 def test_embeddings_that_fail_leave_the_index_as_it_was(tmp_path: Path) -> None:
     class Failing(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
