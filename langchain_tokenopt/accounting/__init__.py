@@ -29,7 +29,7 @@ from langchain_tokenopt.accounting.records import CallRecord, Kind, RecordListen
 from langchain_tokenopt.accounting.report import dollars, seconds
 from langchain_tokenopt.accounting.totals import GroupField
 from langchain_tokenopt.accounting.tracking import track_usage
-from langchain_tokenopt.accounting.usage import ReportedUsage, Usage, normalise_usage
+from langchain_tokenopt.calls.usage import ReportedUsage, Usage, normalise_usage
 
 __all__ = [
     "Account",

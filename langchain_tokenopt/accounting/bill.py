@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from langchain_tokenopt.accounting import bill_columns as columns
 from langchain_tokenopt.accounting.bill_files import Row, rows_of
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 from langchain_tokenopt.errors import LogFormatError
 
 Provider = Literal["openai", "anthropic"]

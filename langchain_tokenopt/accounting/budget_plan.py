@@ -10,7 +10,7 @@ from langchain_core.messages import BaseMessage
 
 from langchain_tokenopt.accounting.amounts import Amounts
 from langchain_tokenopt.accounting.prices import Price, PriceSource, cost_of
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 from langchain_tokenopt.tokens import counter_for
 
 # What is counted with another model's vocabulary may be more.

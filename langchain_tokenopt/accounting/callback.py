@@ -1,380 +1,86 @@
-"""One LangChain callback handler that turns every model call into a record."""
+"""Turns every model call that LangChain tells of into a record with its price."""
 
-import asyncio
 import logging
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
 from typing import Any
-from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import Generation, LLMResult
 from typing_extensions import override
 
 from langchain_tokenopt.accounting.prices import PriceSource, cost_of
-from langchain_tokenopt.accounting.records import CallRecord, Kind
+from langchain_tokenopt.accounting.records import CallRecord
 from langchain_tokenopt.accounting.totals import TEMPLATE_TAG
-from langchain_tokenopt.accounting.usage import Usage, normalise_usage
-from langchain_tokenopt.accounting.usage_stream import StreamedUsage
-from langchain_tokenopt.messages import batch_times, cache_source, templates_of
-from langchain_tokenopt.tokens import counter_for
+from langchain_tokenopt.calls import CallHandler, ObservedCall
+from langchain_tokenopt.messages import templates_of
 
 _LOG = logging.getLogger(__name__)
 
-# Calls whose end never came (a killed thread, one that another handler refused) must not pile up.
-_MOST_OPEN = 20_000
 
-_WALKED_AWAY = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
-
-
-@dataclass(slots=True)
-class _OpenCall:
-    clock: float
-    at: datetime
-    messages: Sequence[BaseMessage]
-    parent_id: UUID | None
-    tags: Sequence[str]
-    metadata: Mapping[str, Any]
-    parameters: Mapping[str, Any]
-    first_token: float | None = None
-    streamed: StreamedUsage = field(default_factory=StreamedUsage)
-    took_s: float | None = None
-    """Of a batch's answer, which was not waited for here."""
-    forget: Callable[[], object] | None = None
-    """Stops waiting for the end of the task that made the call."""
-
-
-class RecordingHandler(BaseCallbackHandler):
-    """Give a `CallRecord` of each model call to `record`.
-
-    Works for sync, async, streamed and batched calls, in agents and graphs. The numbers are read
-    at the end of the call and no message is kept, since LangChain changes cached ones later.
-    """
-
-    run_inline = True  # quick, and in an async app no thread is needed for it
-    raise_error = False
+class RecordingHandler(CallHandler):
+    """Give a `CallRecord` of each model call to `record`."""
 
     def __init__(self, *, record: Callable[[CallRecord], None], prices: PriceSource) -> None:
+        super().__init__()
         self._record = record
         self._prices = prices
         self._price_failed = False
-        self._open: OrderedDict[UUID, _OpenCall] = OrderedDict()
 
     @property
     def price_source(self) -> PriceSource:
         """Where prices come from, for others that book in the same account."""
         return self._prices
 
-    @property
-    def open_calls(self) -> int:
-        """Calls without an end so far, with those that were cancelled and never got one."""
-        return len(self._open)
-
     @override
-    def on_chat_model_start(
-        self,
-        serialized: dict[str, Any] | None,
-        messages: list[list[BaseMessage]],
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._start(
-            messages[0],
-            run_id=run_id,
-            parent_id=parent_run_id,
-            tags=tags,
-            metadata=metadata,
-            keywords=kwargs,
-        )
-
-    @override
-    def on_llm_start(
-        self,
-        serialized: dict[str, Any] | None,
-        prompts: list[str],
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._start(
-            [HumanMessage(prompts[0])],
-            run_id=run_id,
-            parent_id=parent_run_id,
-            tags=tags,
-            metadata=metadata,
-            keywords=kwargs,
-        )
-
-    def _start(
-        self,
-        messages: Sequence[BaseMessage],
-        *,
-        run_id: UUID,
-        parent_id: UUID | None,
-        tags: Sequence[str] | None,
-        metadata: Mapping[str, Any] | None,
-        keywords: Mapping[str, Any],
-    ) -> None:
-        self._open[run_id] = _OpenCall(
-            clock=time.perf_counter(),
-            at=datetime.now(UTC),
-            messages=messages,
-            parent_id=parent_id,
-            tags=tags or (),
-            metadata=metadata or {},
-            parameters=keywords.get("invocation_params") or {},
-            forget=self._watch(run_id),
-        )
-        if len(self._open) > _MOST_OPEN:
-            self._open.popitem(last=False)
-
-    def _watch(self, run_id: UUID) -> Callable[[], object] | None:
-        """Book the call as abandoned if its task is cancelled: LangChain tells nobody then."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            return None
-        if task is None:
-            return None
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            # A task that ends otherwise may have handed an open stream to another one.
-            if task.cancelled() and run_id in self._open:
-                self.on_llm_error(asyncio.CancelledError(), run_id=run_id)
-
-        task.add_done_callback(ended)
-        return partial(task.remove_done_callback, ended)
-
-    def _closed(self, run_id: UUID) -> _OpenCall:
-        call = self._open.pop(run_id, None)
-        if call is None:
-            return _unseen()
-        if call.forget is not None:
-            call.forget()
-        return call
-
-    @override
-    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._open.get(run_id)
-        if call is None:
-            return
-        if call.first_token is None:
-            call.first_token = time.perf_counter()
-        message = getattr(kwargs.get("chunk"), "message", None)
-        call.streamed.see(token, getattr(message, "usage_metadata", None))
-
-    @override
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._closed(run_id)
-        # Every generation of n > 1 carries the usage of the whole request: read it once.
-        generation = next((g for group in response.generations for g in group), None)
-        message = getattr(generation, "message", None)
-        if isinstance(message, AIMessage):
-            self._answered(run_id, call, message)
-        else:
-            self._completed(run_id, call, generation, response.llm_output or {})
-
-    @override
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._closed(run_id)
-        kind: Kind = "abandoned" if isinstance(error, _WALKED_AWAY) else "error"
-        partial = kwargs.get("response")
-        text = "".join(g.text for group in partial.generations for g in group) if partial else ""
-        # What has been streamed is billed, though no provider gets to say how much it was. The
-        # same holds for a stream that the caller left; a call refused at once costs nothing.
-        sent = kind == "abandoned" or call.first_token is not None or bool(text)
-        model = _model_asked(call) or "unknown"
-        usage = _count(model, call, text) if sent else Usage()
-        name = None if kind == "abandoned" else type(error).__name__
-        self._add(run_id, call, kind=kind, model=model, usage=usage, estimated=sent, error=name)
-
-    def _answered(self, run_id: UUID, call: _OpenCall, message: AIMessage) -> None:
-        served = message.response_metadata
-        model = str(
-            served.get("model_name") or served.get("model") or _model_asked(call) or "unknown"
-        )
-        source, batch = cache_source(message), batch_times(message)
-        if source is None and message.id is None and batch is None:
-            source = (
-                "langchain"  # every call gives an id; a cache that kept the text alone has none
-            )
-        streamed = call.streamed
-        reported: Any = streamed.read() if streamed.repeats else message.usage_metadata or {}
-        estimated = False
-        tier = None
-        if any(reported.get(f"{part}_tokens") for part in ("input", "output")):
-            split = normalise_usage(reported, cache_write_ttl=_cache_ttl(call.parameters))
-            usage, tier = split.usage, split.tier
-        elif source is None:
-            usage, estimated = _count(model, call, _written(message)), True
-        else:
-            usage = Usage()
-        kind: Kind = "live" if source is None else "cache_hit"
-        tier = _standard_is_none(served.get("service_tier") or tier or _tier_of_claude(served))
-        if batch is not None and source is None:
-            kind, tier, call.at = "batch", "batch", batch[0]
-            call.took_s = (batch[1] - batch[0]).total_seconds() if batch[1] else None
-        self._add(
-            run_id,
-            call,
-            kind=kind,
-            model=model,
-            usage=usage,
-            tier=tier,
-            estimated=estimated,
-            cache=source,
-        )
-
-    def _completed(
-        self,
-        run_id: UUID,
-        call: _OpenCall,
-        generation: Generation | None,
-        output: Mapping[str, Any],
-    ) -> None:
-        """Book a call of a text-completion model, whose usage is in `llm_output` if anywhere."""
-        model = str(output.get("model_name") or _model_asked(call) or "unknown")
-        reported = output.get("token_usage") or {}
-        counts = {
-            "input_tokens": reported.get("prompt_tokens", reported.get("input_tokens")),
-            "output_tokens": reported.get("completion_tokens", reported.get("output_tokens")),
-        }
-        estimated = not any(counts.values())
-        usage = (
-            _count(model, call, generation.text if generation else "")
-            if estimated
-            else normalise_usage(counts).usage
-        )
-        self._add(run_id, call, kind="live", model=model, usage=usage, estimated=estimated)
-
-    def _add(
-        self,
-        run_id: UUID,
-        call: _OpenCall,
-        *,
-        kind: Kind,
-        model: str,
-        usage: Usage,
-        estimated: bool,
-        tier: str | None = None,
-        cache: str | None = None,
-        error: str | None = None,
-    ) -> None:
-        ended = time.perf_counter()
+    def _observed(self, call: ObservedCall) -> None:
         metadata = call.metadata
         provider = _text(metadata.get("ls_provider"))
-        price = self._price(model, provider, tier, usage, call.at)
-        hit = kind == "cache_hit"
+        price = self._price(call, provider)
+        hit = call.kind == "cache_hit"
         self._record(
             CallRecord(
-                run_id=run_id,
-                started_at=call.at,
-                kind=kind,
-                model=model,
-                usage=usage,
+                run_id=call.run_id,
+                started_at=call.started_at,
+                kind=call.kind,
+                model=call.model,
+                usage=call.usage,
                 cost=Decimal(0) if hit else price,
                 saved=price if hit else Decimal(0),
-                latency_s=ended - call.clock if call.took_s is None else call.took_s,
-                first_token_s=call.first_token - call.clock if call.first_token else None,
+                latency_s=call.latency_s,
+                first_token_s=call.first_token_s,
                 parent_id=call.parent_id,
-                model_asked=_model_asked(call),
+                model_asked=call.model_asked,
                 provider=provider,
-                tier=tier,
+                tier=call.tier,
                 feature=_text(metadata.get("feature")),
                 endpoint=_text(metadata.get("endpoint")),
                 tenant=_text(metadata.get("tenant")),
                 node=_text(metadata.get("langgraph_node")),
                 tags=(*call.tags, *(TEMPLATE_TAG + name for name in templates_of(call.messages))),
-                cache=cache,
-                error=error,
+                cache=call.cache,
+                error=call.error,
                 overhead=metadata.get("lc_source") == "summarization",
-                estimated=estimated,
+                estimated=call.estimated,
             )
         )
 
-    def _price(
-        self, model: str, provider: str | None, tier: str | None, usage: Usage, at: datetime
-    ) -> Decimal | None:
-        if not usage.total_tokens:
+    def _price(self, call: ObservedCall, provider: str | None) -> Decimal | None:
+        if not call.usage.total_tokens:
             return Decimal(0)
         try:
-            price = self._prices(model=model, provider=provider, tier=tier, usage=usage, at=at)
+            price = self._prices(
+                model=call.model,
+                provider=provider,
+                tier=call.tier,
+                usage=call.usage,
+                at=call.started_at,
+            )
         except Exception as error:  # noqa: BLE001 - a broken price table must not lose the count
             if not self._price_failed:
                 self._price_failed = True
                 _LOG.warning("the price source failed, its calls are unpriced: %r", error)
             return None
-        return cost_of(usage, price).total if price is not None else None
-
-
-def _unseen() -> _OpenCall:
-    """Stand in for a call whose start this handler did not see."""
-    return _OpenCall(
-        clock=time.perf_counter(),
-        at=datetime.now(UTC),
-        messages=(),
-        parent_id=None,
-        tags=(),
-        metadata={},
-        parameters={},
-    )
-
-
-def _model_asked(call: _OpenCall) -> str | None:
-    asked = (
-        call.metadata.get("ls_model_name")
-        or call.parameters.get("model")
-        or call.parameters.get("model_name")
-    )
-    return _text(asked)
+        return cost_of(call.usage, price).total if price is not None else None
 
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _tier_of_claude(served: Mapping[str, Any]) -> str | None:
-    """Return what Anthropic says inside of the usage: half the price, or several times it."""
-    usage = served.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    if usage.get("speed") == "fast":
-        return "fast"
-    return "batch" if usage.get("service_tier") == "batch" else None
-
-
-def _standard_is_none(tier: Any) -> str | None:
-    return None if tier in (None, "default", "standard", "auto") else str(tier)
-
-
-def _cache_ttl(parameters: Mapping[str, Any]) -> str | None:
-    for holder in ("prompt_cache_options", "cache_control"):
-        options = parameters.get(holder)
-        if isinstance(options, dict) and options.get("ttl"):
-            return str(options["ttl"])
-    return None
-
-
-def _written(message: AIMessage) -> str:
-    calls = "".join(f"{call['name']}{call['args']}" for call in message.tool_calls)
-    return f"{message.text}{calls}"
-
-
-def _count(model: str, call: _OpenCall, written: str) -> Usage:
-    counter = counter_for(model)
-    tools = call.parameters.get("tools") or ()
-    read = counter.count_messages(call.messages, tools=tools) if call.messages else 0
-    return Usage(plain_input=read, output=counter.count_text(written) if written else 0)

@@ -16,7 +16,7 @@ from typing_extensions import override
 from langchain_tokenopt.accounting.ledger import UsageLedger
 from langchain_tokenopt.accounting.prices import PriceSource, cost_of
 from langchain_tokenopt.accounting.records import CallRecord, Kind
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.tokens import counter_for
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 
 MILLION = Decimal(1_000_000)
 

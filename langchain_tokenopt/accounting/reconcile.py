@@ -9,7 +9,7 @@ from decimal import Decimal
 from langchain_tokenopt.accounting.bill import NO_MODEL, Bill, BilledRow, bare_model
 from langchain_tokenopt.accounting.ledger import UsageLedger
 from langchain_tokenopt.accounting.records import CallRecord
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 from langchain_tokenopt.errors import ConfigurationError
 
 ALL_MODELS = "(all models)"

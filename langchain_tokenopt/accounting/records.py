@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 
 Kind = Literal["live", "cache_hit", "error", "abandoned", "embedding", "batch"]
 KINDS: tuple[Kind, ...] = ("live", "cache_hit", "error", "abandoned", "embedding", "batch")

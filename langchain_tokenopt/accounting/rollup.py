@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from langchain_tokenopt.accounting.totals import ANSWERED_KINDS
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS
+from langchain_tokenopt.calls.usage import USAGE_FIELDS
 
 GROUPS = ("model", "provider", "feature", "tenant", "endpoint", "node", "kind", "cache")
 """Text by which sums are kept; "" stands for a field that was not given."""

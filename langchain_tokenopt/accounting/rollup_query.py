@@ -20,7 +20,7 @@ from langchain_tokenopt.accounting.rollup_range import (
     pieces_of,
 )
 from langchain_tokenopt.accounting.totals import total
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
+from langchain_tokenopt.calls.usage import USAGE_FIELDS, Usage
 from langchain_tokenopt.errors import ConfigurationError
 
 RollupField = Literal[

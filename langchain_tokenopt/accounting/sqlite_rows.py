@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_tokenopt.accounting.records import CallRecord
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
+from langchain_tokenopt.calls.usage import USAGE_FIELDS, Usage
 from langchain_tokenopt.files import storable
 
 # Money is a whole number of 1e-12 dollars: a price of six decimals per million tokens is exact.

@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_tokenopt.accounting.records import Totals
 from langchain_tokenopt.accounting.totals import ANSWERED_KINDS, TEMPLATE_TAG, GroupField
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS, Usage
+from langchain_tokenopt.calls.usage import USAGE_FIELDS, Usage
 
 _MICRO = 1_000_000
 _ANSWERED = f"kind IN ({', '.join(map(repr, ANSWERED_KINDS))})"

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Literal
 
 from langchain_tokenopt.accounting.records import CallRecord, Totals
-from langchain_tokenopt.accounting.usage import Usage
+from langchain_tokenopt.calls.usage import Usage
 
 ANSWERED_KINDS = ("live", "cache_hit", "embedding")
 """The kinds of calls whose latency is that of an answer."""

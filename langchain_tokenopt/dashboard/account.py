@@ -11,7 +11,7 @@ from langchain_tokenopt.accounting import Totals
 from langchain_tokenopt.accounting.report import totals_as_json
 from langchain_tokenopt.accounting.rollup_query import LedgerReader, RollupField
 from langchain_tokenopt.accounting.rollup_range import HourRange
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS
+from langchain_tokenopt.calls.usage import USAGE_FIELDS
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from langchain_tokenopt.accounting import CallRecord, dollars, seconds
 from langchain_tokenopt.accounting.records import KINDS
-from langchain_tokenopt.accounting.usage import USAGE_FIELDS
+from langchain_tokenopt.calls.usage import USAGE_FIELDS
 from langchain_tokenopt.dashboard.drawing import Look
 from langchain_tokenopt.errors import MissingExtraError
 

@@ -10,7 +10,7 @@ import langchain_tokenopt
 
 PACKAGE = Path(langchain_tokenopt.__file__).parent
 FOUNDATION = {
-    "errors", "files", "messages", "tokens", "redis_client", "wrapping", "_version",
+    "calls", "errors", "files", "messages", "tokens", "redis_client", "wrapping", "_version",
 }  # fmt: skip
 SIBLINGS = {"accounting", "caches", "prompts", "reasoning", "routing", "batching"}
 # Everything else composes: advisor, demo, middleware, cli, dashboard, the package's own __init__.

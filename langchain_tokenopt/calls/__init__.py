@@ -1,0 +1,25 @@
+"""What LangChain's callbacks say of a model call: who answered, with how many tokens.
+
+Accounting prices what is observed here, a reasoning technique adds it up by step; both count the
+same call the same way.
+"""
+
+from langchain_tokenopt.calls.handler import CallHandler, CallKind, ObservedCall
+from langchain_tokenopt.calls.usage import (
+    TIERS,
+    USAGE_FIELDS,
+    ReportedUsage,
+    Usage,
+    normalise_usage,
+)
+
+__all__ = [
+    "TIERS",
+    "USAGE_FIELDS",
+    "CallHandler",
+    "CallKind",
+    "ObservedCall",
+    "ReportedUsage",
+    "Usage",
+    "normalise_usage",
+]
