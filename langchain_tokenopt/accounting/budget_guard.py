@@ -5,7 +5,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
@@ -15,12 +15,14 @@ from uuid import UUID, uuid4
 from langchain_tokenopt.accounting.alert import Alert
 from langchain_tokenopt.accounting.amounts import Amounts, BudgetStatus
 from langchain_tokenopt.accounting.budget import Account, Budget, Hold
-from langchain_tokenopt.accounting.budget_own import OwnAccounts
+from langchain_tokenopt.accounting.budget_own import Debt, OwnAccounts
 from langchain_tokenopt.accounting.budget_plan import Need, PlannedCall, Planner
+from langchain_tokenopt.accounting.budget_room import room_of
 from langchain_tokenopt.accounting.budget_store import BudgetStore, MemoryBudgets, Outcome
 from langchain_tokenopt.accounting.budget_words import Warnings, refusal_text
 from langchain_tokenopt.accounting.prices import GenaiPrices, PriceSource
 from langchain_tokenopt.accounting.records import CallRecord
+from langchain_tokenopt.calls import Room
 from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError, StoreError
 
 _LOG = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ class BudgetGuard:
         self._prefix = uuid4().hex
         self._open: set[UUID] = set()
         self._own = OwnAccounts()
-        self._owed: deque[_Debt] = deque()
+        self._owed: deque[Debt] = deque()
         self._rests_until: datetime | None = None
         self._paying = threading.Lock()
         self._giving_back: set[asyncio.Task[None]] = set()
@@ -216,24 +218,24 @@ class BudgetGuard:
     def settle(self, hold: Hold, spent: Amounts) -> None:
         """Book what a call used instead of what was set aside; never raises."""
         if self._own.settles(hold, spent):
-            self._owe(_Debt(hold, spent, charged=True))
+            self._owe(Debt(hold, spent, charged=True))
             return
         try:
             self._store.settle(hold, spent)
         except StoreError as error:
             self._store_failed(error, self._clock())
-            self._owe(_Debt(hold, spent, charged=False))
+            self._owe(Debt(hold, spent, charged=False))
 
     async def asettle(self, hold: Hold, spent: Amounts) -> None:
         """Do what `settle` does without blocking the event loop."""
         if self._own.settles(hold, spent):
-            self._owe(_Debt(hold, spent, charged=True))
+            self._owe(Debt(hold, spent, charged=True))
             return
         try:
             await self._store.asettle(hold, spent)
         except StoreError as error:
             self._store_failed(error, self._clock())
-            self._owe(_Debt(hold, spent, charged=False))
+            self._owe(Debt(hold, spent, charged=False))
 
     def spent_by(self, record: CallRecord, hold: Hold) -> Amounts:
         """Return what a finished call used, as budgets count it."""
@@ -247,6 +249,12 @@ class BudgetGuard:
         if spent.tokens > hold.amounts.tokens and self._planner is not None:
             self._count("exceeded")
         return spent
+
+    def room(self, metadata: Mapping[str, Any]) -> Room:
+        """Return what is left for a call with this metadata; asks the store, as `statuses` does."""
+        now = self._clock()
+        accounts = [budget.account(metadata, now=now) for budget in self._budgets]
+        return room_of(accounts, self.statuses())
 
     def grant(self, status: BudgetStatus, more: Amounts) -> None:
         """Allow an account more than its limits, until its window ends.
@@ -345,7 +353,7 @@ class BudgetGuard:
                 "budgets cannot be asked, this process keeps to the limits by itself: %s", error
             )
 
-    def _owe(self, debt: "_Debt") -> None:
+    def _owe(self, debt: "Debt") -> None:
         with self._lock:
             self._owed.append(debt)
             if len(self._owed) > _MOST_OWED:
@@ -378,7 +386,7 @@ class BudgetGuard:
         if self._owed or self._rests_until is not None:
             await asyncio.to_thread(self._pay, now)
 
-    def _next_owed(self) -> "_Debt | None":
+    def _next_owed(self) -> "Debt | None":
         with self._lock:
             return self._owed.popleft() if self._owed else None
 
@@ -386,13 +394,3 @@ class BudgetGuard:
         with self._lock:
             self._tally[what] += 1
             return self._tally[what]
-
-
-@dataclass(frozen=True, slots=True)
-class _Debt:
-    """What is to be booked when the store is back."""
-
-    hold: Hold
-    spent: Amounts
-    charged: bool = field(kw_only=True)
-    """Whether the store never knew of the hold."""

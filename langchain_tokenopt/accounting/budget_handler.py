@@ -17,6 +17,8 @@ from langchain_tokenopt.accounting.budget_guard import BudgetGuard
 from langchain_tokenopt.accounting.budget_plan import PlannedCall
 from langchain_tokenopt.accounting.callback import RecordingHandler
 from langchain_tokenopt.accounting.records import CallRecord
+from langchain_tokenopt.calls import Room
+from langchain_tokenopt.errors import StoreError
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ class BudgetHandler(RecordingHandler):
         self._guard = guard
         self._run = uuid4().hex if run is None else run
         self._holds: dict[UUID, Hold] = {}
+
+    def room(self, metadata: Mapping[str, Any]) -> Room | None:
+        """Return what is left for calls of this run; `None` if the store cannot tell."""
+        return _room(self._guard, {"run": self._run, **metadata})
 
     @override
     def _start(
@@ -118,6 +124,10 @@ class AsyncBudgetHandler(AsyncCallbackHandler):
         self._run = uuid4().hex if run is None else run
         self._holds: dict[UUID, Hold] = {}
         self._settling: dict[UUID, asyncio.Task[None]] = {}
+
+    def room(self, metadata: Mapping[str, Any]) -> Room | None:
+        """Return what is left for calls of this run; `None` if the store cannot tell."""
+        return _room(self._guard, {"run": self._run, **metadata})
 
     @override
     async def on_chat_model_start(
@@ -213,6 +223,14 @@ class AsyncBudgetHandler(AsyncCallbackHandler):
         task = asyncio.get_running_loop().create_task(self._guard.asettle(hold, spent))
         self._settling[record.run_id] = task
         task.add_done_callback(lambda _: self._settling.pop(record.run_id, None))
+
+
+def _room(guard: BudgetGuard, metadata: Mapping[str, Any]) -> Room | None:
+    try:
+        return guard.room(metadata)
+    except StoreError as error:
+        _LOG.warning("the room of a budget cannot be told: %s", error)
+        return None
 
 
 def planned(

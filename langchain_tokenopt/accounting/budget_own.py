@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,16 @@ from langchain_tokenopt.accounting.budget import Account, Hold
 from langchain_tokenopt.accounting.budget_store import MemoryBudgets, Outcome
 
 _MOST_KNOWN = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """What is to be booked when the store is back."""
+
+    hold: Hold
+    spent: Amounts
+    charged: bool = field(kw_only=True)
+    """Whether the store never knew of the hold."""
 
 
 class OwnAccounts:

@@ -5,6 +5,7 @@ same call the same way.
 """
 
 from langchain_tokenopt.calls.handler import CallHandler, CallKind, ObservedCall
+from langchain_tokenopt.calls.room import Room, TellsRoom, least_room, room_left
 from langchain_tokenopt.calls.usage import (
     TIERS,
     USAGE_FIELDS,
@@ -20,6 +21,10 @@ __all__ = [
     "CallKind",
     "ObservedCall",
     "ReportedUsage",
+    "Room",
+    "TellsRoom",
     "Usage",
+    "least_room",
     "normalise_usage",
+    "room_left",
 ]
