@@ -19,6 +19,9 @@ BATCH_MARK = "tokenopt_batch"
 TEMPLATE_MARK = "tokenopt_template"
 """Key in `response_metadata` of a message that a template made, with the template's name."""
 
+SAMPLE_MARK = "tokenopt_sample"
+"""Key in `additional_kwargs` of a message that is sent for one more answer to the same request."""
+
 MessageT = TypeVar("MessageT", bound=AIMessage)
 
 
@@ -119,3 +122,20 @@ def templates_of(messages: Sequence[BaseMessage]) -> tuple[str, ...]:
     """Return the templates, as `name@version`, that made some of `messages`, each once."""
     marks = (message.response_metadata.get(TEMPLATE_MARK) for message in messages)
     return tuple(dict.fromkeys(mark for mark in marks if isinstance(mark, str)))
+
+
+def mark_sample(messages: Sequence[BaseMessage], index: int) -> list[BaseMessage]:
+    """Return a request as its `index`-th asking, so that a cache keeps the answers apart.
+
+    The mark is in LangChain's dump of the messages, which keys are made of, and is not sent to any
+    provider. The first asking, 0, is the request as it is.
+
+    >>> from langchain_core.messages import HumanMessage
+    >>> mark_sample([HumanMessage("2 + 2?")], 1)[0].additional_kwargs
+    {'tokenopt_sample': 1}
+    """
+    if index == 0 or not messages:
+        return list(messages)
+    first = messages[0]
+    marked = {**first.additional_kwargs, SAMPLE_MARK: index}
+    return [first.model_copy(update={"additional_kwargs": marked}), *messages[1:]]

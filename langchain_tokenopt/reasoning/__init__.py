@@ -1,5 +1,6 @@
 """Ways to reason, each a runnable and a graph that answers with the fewest tokens it can."""
 
+from langchain_tokenopt.reasoning.best_of import BestOf, Scorer
 from langchain_tokenopt.reasoning.chain import ChainOfThought, Structured
 from langchain_tokenopt.reasoning.extract import Answers, Extractor
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
@@ -12,15 +13,20 @@ from langchain_tokenopt.reasoning.result import (
     TraceStep,
     Vote,
 )
+from langchain_tokenopt.reasoning.sampling import Draw
+from langchain_tokenopt.reasoning.self_consistency import SelfConsistency, Stop, VoteBy
 from langchain_tokenopt.reasoning.technique import (
     OnBudget,
     ReasoningInput,
     Technique,
 )
+from langchain_tokenopt.reasoning.waves import TokenWeights
 
 __all__ = [
     "Answers",
+    "BestOf",
     "ChainOfThought",
+    "Draw",
     "Example",
     "Extractor",
     "OnBudget",
@@ -28,12 +34,17 @@ __all__ = [
     "ReasoningResult",
     "ReasoningUsage",
     "Sample",
+    "Scorer",
+    "SelfConsistency",
     "StepUsage",
+    "Stop",
     "StopReason",
     "Structured",
     "Style",
     "Technique",
+    "TokenWeights",
     "TraceStep",
     "Vote",
+    "VoteBy",
     "chain_of_thought_prompt",
 ]

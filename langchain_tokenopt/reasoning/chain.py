@@ -129,7 +129,7 @@ class ChainOfThought(Technique):
             text = given["raw"].text
             why = str(error) if error else "the model did not fill in the schema"
             return self._end(state, stop_reason="answered", reason=why, text=text, reply=reply)
-        answer = TypeAdapter(self._answer.type).dump_python(parsed.answer)  # type: ignore[union-attr]  # checked by the caller
+        answer = TypeAdapter(self._answer.type).dump_python(parsed.answer)
         text = parsed.model_dump_json()
         return self._end(state, stop_reason="answered", answer=answer, text=text, reply=reply)
 

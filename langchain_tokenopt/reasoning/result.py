@@ -163,6 +163,8 @@ class ReasoningResult(_Frozen):
     """`None` while a stream goes on."""
     reason: str = ""
     """Says more about the stop reason, for a reader."""
+    rounds: int | None = None
+    """Rounds of samples, each waited for before the next, if the technique draws in rounds."""
     samples: tuple[Sample, ...] = ()
     votes: tuple[Vote, ...] = ()
     """Most votes first."""

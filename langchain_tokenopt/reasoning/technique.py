@@ -65,6 +65,8 @@ class Technique(Runnable[ReasoningInput, ReasoningResult]):
     """
 
     _state: type[TechniqueState] = TechniqueState
+    _answer: Any = None
+    """What reads its answers out of texts; says which of them are the same."""
 
     def __init__(self, *, name: str, on_budget: OnBudget) -> None:
         if on_budget not in ("best", "raise"):
