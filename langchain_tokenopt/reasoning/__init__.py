@@ -2,6 +2,7 @@
 
 from langchain_tokenopt.reasoning.best_of import BestOf, Scorer
 from langchain_tokenopt.reasoning.chain import ChainOfThought, Structured
+from langchain_tokenopt.reasoning.demonstrations import ChosenExamples, Demonstrations
 from langchain_tokenopt.reasoning.extract import Answers, Extractor
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
 from langchain_tokenopt.reasoning.result import (
@@ -26,6 +27,8 @@ __all__ = [
     "Answers",
     "BestOf",
     "ChainOfThought",
+    "ChosenExamples",
+    "Demonstrations",
     "Draw",
     "Example",
     "Extractor",

@@ -58,7 +58,7 @@ class ChainOfThought(Technique):
             in `reasoning` and then `answer`.
         style: `full`, `draft` (a few words a step) or `none`.
         token_hint: Tokens that the model is asked to stay below; `None` says nothing of it.
-        examples: Demonstrations; `choose_examples` finds good ones.
+        examples: Demonstrations; `Demonstrations` finds good ones.
         prompt: Used instead of the default one; gets `messages`, `question` and further keys of
             the input.
         on_budget: What a refused call leads to: a result without an answer, or the error.
