@@ -1,0 +1,255 @@
+"""What a process knows of one deployment: how quick it is, how often it fails, when to ask it.
+
+Nothing here is locked; the board that holds the states does that.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from langchain_tokenopt.routing.deployment import Deployment, DeploymentStats
+from langchain_tokenopt.routing.deployment_fault import Fault
+
+Measure = Literal["answer", "first_token"]
+"""What a call's latency is measured to: the whole answer, or the first token of a stream."""
+
+SLICES = 10
+# A new latency counts for at least a tenth of the typical one, and old ones are forgotten in time.
+_LEAST_WEIGHT = 0.1
+_MEMORY_S = 10.0
+# The typical latency of a deployment that is not asked fades, so that it is tried again.
+_FADES_S = 30.0
+_KEPT = 200
+# So that a queue counts where no time was measured at all.
+_LEAST_S = 0.001
+_MOST_DOUBLINGS = 16
+
+
+class Latency:
+    """How long the calls of a deployment take."""
+
+    def __init__(self) -> None:
+        self._typical: float | None = None
+        self._at = -math.inf
+        self._latest: deque[float] = deque(maxlen=_KEPT)
+
+    @property
+    def typical_s(self) -> float | None:
+        """The mean, the latest calls counting more; `None` if there was none."""
+        return self._typical
+
+    def faded_s(self, now: float) -> float | None:
+        """Return the typical latency, less the longer ago the last one was measured."""
+        if self._typical is None:
+            return None
+        return self._typical * math.exp(-max(now - self._at, 0.0) / _FADES_S)
+
+    def add(self, seconds: float, now: float) -> None:
+        """Learn how long a call took."""
+        self._latest.append(seconds)
+        if self._typical is None:
+            self._typical = seconds
+        else:
+            new = max(1 - math.exp(-max(now - self._at, 0.0) / _MEMORY_S), _LEAST_WEIGHT)
+            self._typical += new * (seconds - self._typical)
+        self._at = now
+
+    def add_at_least(self, seconds: float, now: float) -> None:
+        """Learn that a call that was cut short would have taken longer."""
+        if self._typical is None or seconds > self._typical:
+            self.add(seconds, now)
+
+    def touch(self, now: float) -> None:
+        """Do not let the latency fade for what it was used until now."""
+        self._at = max(self._at, now)
+
+    def quantile_s(self, quantile: float, *, measurements: int) -> float | None:
+        """Return the latency that so many of the calls do not exceed, `None` if too few are known.
+
+        >>> latency = Latency()
+        >>> for seconds in range(1, 101):
+        ...     latency.add(float(seconds), now=0.0)
+        >>> latency.quantile_s(0.95, measurements=20)
+        95.0
+        """
+        if len(self._latest) < measurements:
+            return None
+        return sorted(self._latest)[math.ceil(quantile * len(self._latest)) - 1]
+
+
+class Outcomes:
+    """How many calls there were within a window, and how many of them failed."""
+
+    def __init__(self, window_s: float) -> None:
+        self._slice_s = window_s / SLICES
+        self._slices: deque[list[int]] = deque(maxlen=SLICES + 1)
+
+    def add(self, *, failed: bool, now: float) -> None:
+        """Count a call."""
+        number = math.floor(now / self._slice_s)
+        if not self._slices or self._slices[-1][0] < number:
+            self._slices.append([number, 0, 0])
+        self._slices[-1][1] += 1
+        self._slices[-1][2] += failed
+
+    def counts(self, now: float) -> tuple[int, int]:
+        """Return the calls and the failures of the window."""
+        first = math.floor(now / self._slice_s) - SLICES
+        kept = [each for each in self._slices if each[0] > first]
+        return sum(each[1] for each in kept), sum(each[2] for each in kept)
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._slices.clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedState:
+    """What the processes that share a Redis know of a deployment together."""
+
+    cooling_s: float = 0.0
+    half_open: bool = False
+    level: int = 0
+    answer_s: float | None = None
+    first_token_s: float | None = None
+
+
+class DeploymentState:
+    """Whether a deployment may be asked now, and what speaks for it."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.in_flight = 0
+        self.half_open = False
+        self.probe: object | None = None
+        """The one call that may be made while it is half open."""
+        self.waiting: dict[Measure, dict[object, float]] = {"answer": {}, "first_token": {}}
+        """When the calls that are not measured yet began, the oldest first."""
+        self.latency: dict[Measure, Latency] = {"answer": Latency(), "first_token": Latency()}
+        self.outcomes = Outcomes(deployment.window_s)
+        self.calls = self.answers = self.failures = self.rejected = self.abandoned = 0
+        self.rate_limited = self.hedges = self.cooldowns = 0
+        self.cooling_until = self.changed_at = -math.inf
+        self.level = 0
+        self.unshared = False
+        """Whether others have not been told of the last change."""
+        self._shared = SharedState()
+
+    def cooling_s(self, now: float) -> float:
+        """Return how long it still cools."""
+        return max(self.cooling_until - now, 0.0)
+
+    def is_free(self, now: float) -> bool:
+        """Return whether it may be asked."""
+        return now >= self.cooling_until and not (self.half_open and self.probe is not None)
+
+    def load(self, measure: Measure, now: float, *, otherwise_s: float) -> float:
+        """Return what is to be feared of another call: less is better.
+
+        The calls in flight count with the latency, and so do failures that did not suffice to cool
+        it. Its oldest call that still waits says how long calls take at least.
+        """
+        expected_s = self.expected_s(measure, now)
+        if expected_s is None:
+            expected_s = otherwise_s
+        _, failed = self.outcomes.counts(now)
+        queue = (self.in_flight + 1) * (failed + 1)
+        return (
+            max(expected_s, _LEAST_S)
+            * queue
+            * self.deployment.relative_cost
+            / self.deployment.weight
+        )
+
+    def expected_s(self, measure: Measure, now: float) -> float | None:
+        """Return how long a call will take, `None` if nothing is known."""
+        own = self.latency[measure]
+        if self.in_flight:
+            own.touch(now)
+        known = own.faded_s(now)
+        if known is None:
+            shared = self._shared
+            known = shared.answer_s if measure == "answer" else shared.first_token_s
+        oldest = next(iter(self.waiting[measure].values()), now)
+        if known is None:
+            return None
+        return max(known, now - oldest)
+
+    def answered(self, now: float, *, tests: bool) -> None:
+        """Take notice of an answer; of one that `tests` the deployment if it was asked to."""
+        self.answers += 1
+        self.outcomes.add(failed=False, now=now)
+        if tests:
+            self.half_open, self.level = False, 0
+            self.cooling_until, self.changed_at = -math.inf, now
+            self.outcomes.clear()
+
+    def failed(self, fault: Fault, now: float, *, tests: bool) -> None:
+        """Take notice of a failure, and cool if it is one too many."""
+        self.failures += 1
+        self.outcomes.add(failed=True, now=now)
+        mine = self.deployment
+        if fault.kind == "rate_limited":
+            self.rate_limited += 1
+        if fault.wait_s is not None:
+            # The provider says when to come back: all may then.
+            self._cool(min(fault.wait_s, mine.longest_cooldown_s), now, half_open=self.half_open)
+        elif tests:
+            self.level = min(self.level + 1, _MOST_DOUBLINGS)
+            self._cool_own(now)
+        elif self.cooling_s(now) or self.half_open:
+            return  # a call that was begun before
+        elif fault.kind == "rate_limited" or self._too_many(now):
+            self._cool_own(now)
+
+    def learn(self, shared: SharedState, now: float) -> None:
+        """Take over what all processes know together."""
+        self._shared = shared
+        until = now + shared.cooling_s if shared.cooling_s else -math.inf
+        if self.unshared and until <= self.cooling_until:
+            return
+        if until > now and not self.cooling_s(now):
+            self.cooldowns += 1
+        closes = (self.half_open or self.cooling_s(now) > 0) and not shared.half_open
+        if closes and until <= now:
+            self.outcomes.clear()
+        self.cooling_until, self.half_open, self.level = until, shared.half_open, shared.level
+
+    def stats(self, now: float) -> DeploymentStats:
+        """Return how it stands."""
+        return DeploymentStats(
+            name=self.deployment.name,
+            region=self.deployment.region,
+            in_flight=self.in_flight,
+            calls=self.calls,
+            answers=self.answers,
+            failures=self.failures,
+            rejected=self.rejected,
+            abandoned=self.abandoned,
+            rate_limited=self.rate_limited,
+            hedges=self.hedges,
+            cooldowns=self.cooldowns,
+            cooling_s=self.cooling_s(now),
+            half_open=self.half_open,
+            answer_s=self.latency["answer"].typical_s,
+            first_token_s=self.latency["first_token"].typical_s,
+        )
+
+    def _too_many(self, now: float) -> bool:
+        calls, failed = self.outcomes.counts(now)
+        mine = self.deployment
+        return failed > mine.failures_allowed and failed >= mine.failure_share * calls
+
+    def _cool_own(self, now: float) -> None:
+        mine = self.deployment
+        self._cool(
+            min(mine.cooldown_s * 2**self.level, mine.longest_cooldown_s), now, half_open=True
+        )
+
+    def _cool(self, seconds: float, now: float, *, half_open: bool) -> None:
+        if not self.cooling_s(now):
+            self.cooldowns += 1
+        self.cooling_until = max(self.cooling_until, now + seconds)
+        self.half_open = half_open
+        self.changed_at = now
