@@ -42,6 +42,8 @@ class Report:
     tests: bool
     measure: Measure
     latency_s: float | None
+    in_flight: int
+    """Other calls that may yet succeed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,19 +315,20 @@ class Board:
         how: Literal["answered", "failed", "rejected", "left"],
         fault: Fault | None = None,
     ) -> Report:
-        report = Report(
-            deployment=turn.deployment,
-            outcome=fault.kind if fault else "answered" if how == "answered" else "left",
-            wait_s=fault.wait_s if fault else None,
-            tests=turn.tests,
-            measure=turn.measure,
-            latency_s=turn.latency_s,
-        )
         with self._lock:
-            if turn.ended:
-                return report
             now = self._clock()
             state = self._states[turn.deployment.name]
+            report = Report(
+                deployment=turn.deployment,
+                outcome=fault.kind if fault else "answered" if how == "answered" else "left",
+                wait_s=fault.wait_s if fault else None,
+                tests=turn.tests,
+                measure=turn.measure,
+                latency_s=turn.latency_s,
+                in_flight=state.in_flight - 1,
+            )
+            if turn.ended:
+                return report
             waited = turn in state.waiting[turn.measure]
             self._release(state, turn)
             if how == "answered":

@@ -45,7 +45,7 @@ _REPORT = f"""{_NOW}
 local outcome, tests, told = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local allowed, share = tonumber(ARGV[4]), tonumber(ARGV[5])
 local slice_ms, cooldown, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local measure, latency = ARGV[9], tonumber(ARGV[10])
+local measure, latency, in_flight = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
 local slice = math.floor(now / slice_ms)
 local calls, failed, old = 0, 0, {{}}
 local function window()
@@ -95,6 +95,7 @@ else
     cool(math.min(cooldown * 2 ^ level, longest), 1)
   elseif number('until') <= now and half == 0 then
     window()
+    calls = calls + in_flight
     for _, name in ipairs(old) do redis.call('HDEL', KEYS[1], name) end
     if outcome == 'rate_limited' or (failed > allowed and failed >= share * calls) then
       cool(math.min(cooldown * 2 ^ number('level'), longest), 1)
@@ -202,6 +203,7 @@ class RedisDeployments:
             round(mine.longest_cooldown_s * 1000),
             report.measure,
             -1 if report.latency_s is None else round(report.latency_s * 1e6),
+            report.in_flight,
         )
 
 

@@ -130,7 +130,7 @@ class DeploymentState:
         self.outcomes = Outcomes(deployment.window_s)
         self.calls = self.answers = self.failures = self.rejected = self.abandoned = 0
         self.rate_limited = self.hedges = self.cooldowns = 0
-        self.cooling_until = self.changed_at = -math.inf
+        self.cooling_until = self.changed_at = self._told_until = -math.inf
         self.level = 0
         self.unshared = False
         """Whether others have not been told of the last change."""
@@ -182,7 +182,8 @@ class DeploymentState:
         self.outcomes.add(failed=False, now=now)
         if tests:
             self.half_open, self.level = False, 0
-            self.cooling_until, self.changed_at = -math.inf, now
+            self.cooling_until = self._told_until = -math.inf
+            self.changed_at = now
             self.outcomes.clear()
 
     def failed(self, fault: Fault, now: float, *, tests: bool) -> None:
@@ -194,7 +195,9 @@ class DeploymentState:
             self.rate_limited += 1
         if fault.wait_s is not None:
             # The provider says when to come back: all may then.
-            self._cool(min(fault.wait_s, mine.longest_cooldown_s), now, half_open=self.half_open)
+            wait_s = min(fault.wait_s, mine.longest_cooldown_s)
+            self._told_until = max(self._told_until, now + wait_s)
+            self._cool(wait_s, now, half_open=self.half_open)
         elif tests:
             self.level = min(self.level + 1, _MOST_DOUBLINGS)
             self._cool_own(now)
@@ -207,6 +210,8 @@ class DeploymentState:
         """Take over what all processes know together."""
         self._shared = shared
         until = now + shared.cooling_s if shared.cooling_s else -math.inf
+        # What a provider told this process holds, even if a Redis lost its memory.
+        until = max(until, self._told_until)
         if self.unshared and until <= self.cooling_until:
             return
         if until > now and not self.cooling_s(now):
@@ -239,6 +244,8 @@ class DeploymentState:
     def _too_many(self, now: float) -> bool:
         calls, failed = self.outcomes.counts(now)
         mine = self.deployment
+        # In a burst the failures come first, being quicker: the calls in flight may well succeed.
+        calls += self.in_flight
         return failed > mine.failures_allowed and failed >= mine.failure_share * calls
 
     def _cool_own(self, now: float) -> None:

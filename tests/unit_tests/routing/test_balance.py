@@ -433,6 +433,28 @@ def test_few_failures_among_many_calls_do_not_cool_a_deployment() -> None:
     assert model.stats()["only"].failures == 10
 
 
+async def test_failures_that_come_before_the_answers_of_a_burst_do_not_cool_a_deployment() -> None:
+    all_wait, later = asyncio.Barrier(21), asyncio.Event()
+
+    async def wait(_: float) -> None:
+        await all_wait.wait()
+        await later.wait()
+
+    only = says(*["four"] * 20, StatusError(500), latency_s=1.0, async_sleep=wait)
+    model = balanced(Deployment("only", only))
+    burst = [asyncio.create_task(model.ainvoke("2 + 2?")) for _ in range(20)]
+    await all_wait.wait()
+    only.latency_s = 0.0
+    for _ in range(10):
+        with pytest.raises(StatusError):
+            await model.ainvoke("2 + 2?")
+
+    assert model.stats()["only"].in_flight == 20
+    assert model.stats()["only"].cooldowns == 0
+    later.set()
+    await asyncio.gather(*burst)
+
+
 def test_failures_outside_of_the_window_are_forgotten() -> None:
     clock = Clock()
     model = balanced(
@@ -870,9 +892,8 @@ async def test_an_agents_user_sees_one_message_of_a_request_with_retries() -> No
     question: Any = {"messages": [("user", "2 + 2?")]}
     for thread in range(4):
         config: Any = {"configurable": {"thread_id": str(thread)}}
-        texts = [
-            chunk.text async for chunk, _ in app.astream(question, config, stream_mode="messages")
-        ]
+        stream: Any = app.astream(question, config, stream_mode="messages")
+        texts = [chunk.text async for chunk, _ in stream]
         assert "".join(texts) == "it is four"
         state = await app.aget_state(config)
         assert served_by(state.values["messages"][-1]) == "up"
