@@ -22,6 +22,9 @@ TEMPLATE_MARK = "tokenopt_template"
 SAMPLE_MARK = "tokenopt_sample"
 """Key in `additional_kwargs` of a message that is sent for one more answer to the same request."""
 
+REPORTED_MARK = "tokenopt_reported"
+"""Key in `response_metadata` of an answer whose model calls were told of by themselves."""
+
 MessageT = TypeVar("MessageT", bound=AIMessage)
 
 
@@ -139,3 +142,17 @@ def mark_sample(messages: Sequence[BaseMessage], index: int) -> list[BaseMessage
     first = messages[0]
     marked = {**first.additional_kwargs, SAMPLE_MARK: index}
     return [first.model_copy(update={"additional_kwargs": marked}), *messages[1:]]
+
+
+def mark_reported(message: MessageT) -> MessageT:
+    """Return a copy of an answer that counts for nothing: the calls inside told of themselves.
+
+    Its usage is taken out, so that handlers which know no mark do not count it twice either.
+    """
+    told = {**message.response_metadata, REPORTED_MARK: True}
+    return message.model_copy(update={"response_metadata": told, "usage_metadata": None})
+
+
+def is_reported(message: BaseMessage) -> bool:
+    """Return whether the calls behind a message told of themselves."""
+    return bool(message.response_metadata.get(REPORTED_MARK))

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from langchain_tokenopt.calls.stream import StreamedUsage
 from langchain_tokenopt.calls.usage import Usage, normalise_usage
-from langchain_tokenopt.messages import batch_times, cache_source
+from langchain_tokenopt.messages import batch_times, cache_source, is_reported
 from langchain_tokenopt.tokens import counter_for
 
 CallKind = Literal["live", "cache_hit", "error", "abandoned", "batch"]
@@ -205,6 +205,8 @@ class CallHandler(BaseCallbackHandler):
         # Every generation of n > 1 carries the usage of the whole request: read it once.
         generation = next((g for group in response.generations for g in group), None)
         message = getattr(generation, "message", None)
+        if isinstance(message, AIMessage) and is_reported(message):
+            return
         if isinstance(message, AIMessage):
             self._answered(run_id, call, message)
         else:

@@ -5,7 +5,8 @@ Needs the extra `agents`.
 
 import langchain_tokenopt.middleware.needs  # noqa: F401 - says what is missing, if it is
 from langchain_tokenopt.middleware.budget import BudgetMiddleware
+from langchain_tokenopt.middleware.cascade import CascadeMiddleware
 from langchain_tokenopt.middleware.context import ContextMiddleware
 from langchain_tokenopt.middleware.prompt_cache import PromptCacheMiddleware
 
-__all__ = ["BudgetMiddleware", "ContextMiddleware", "PromptCacheMiddleware"]
+__all__ = ["BudgetMiddleware", "CascadeMiddleware", "ContextMiddleware", "PromptCacheMiddleware"]

@@ -1,15 +1,27 @@
 """Send each request to the smallest model whose answer is good enough."""
 
+from langchain_tokenopt.routing.agreement import SecondOpinion, with_instruction
 from langchain_tokenopt.routing.attempt import Attempt, Check, Verdict
-from langchain_tokenopt.routing.cascade import CascadeState, Tier, create_cascade
+from langchain_tokenopt.routing.cascade import create_cascade
+from langchain_tokenopt.routing.cascade_accept import Scorer
+from langchain_tokenopt.routing.cascade_model import Cascade
+from langchain_tokenopt.routing.cascade_state import CascadeState, Chooser, Route, Tier
 from langchain_tokenopt.routing.checks import no_refusal, not_empty, not_truncated
+from langchain_tokenopt.routing.gate import Gate, GateVerdict
 from langchain_tokenopt.routing.rules import Rule, longer_than, mentions
 
 __all__ = [
     "Attempt",
+    "Cascade",
     "CascadeState",
     "Check",
+    "Chooser",
+    "Gate",
+    "GateVerdict",
+    "Route",
     "Rule",
+    "Scorer",
+    "SecondOpinion",
     "Tier",
     "Verdict",
     "create_cascade",
@@ -18,4 +30,5 @@ __all__ = [
     "no_refusal",
     "not_empty",
     "not_truncated",
+    "with_instruction",
 ]

@@ -30,6 +30,8 @@ class Attempt(TypedDict):
     accepted: bool
     reason: str
     """Why the answer was accepted or not."""
+    score: float | None
+    """What the gate gave it, 0 to 1; `None` without a gate, or where no score was reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Verdict:
 
     accepted: bool
     reason: str
+    score: float | None = None
+    """What a gate gave the answer, 0 to 1."""
 
 
 Check = Callable[[str, Attempt], Verdict | Awaitable[Verdict]]
@@ -61,6 +65,7 @@ def attempt_of(message: AIMessage, *, tier: str, latency_s: float) -> Attempt:
         latency_s=latency_s,
         accepted=False,
         reason="",
+        score=None,
     )
 
 
@@ -80,4 +85,5 @@ def failed_attempt(error: Exception, *, tier: str, latency_s: float) -> Attempt:
         latency_s=latency_s,
         accepted=False,
         reason=f"the model failed: {told}",
+        score=None,
     )

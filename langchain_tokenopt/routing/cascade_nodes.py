@@ -1,0 +1,297 @@
+"""The nodes of a cascade: choose a tier, ask it, judge its answer."""
+
+import inspect
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence, Set
+from contextlib import aclosing, closing
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    message_chunk_to_message,
+    message_to_dict,
+    messages_from_dict,
+)
+from langchain_core.messages.ai import add_ai_message_chunks
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
+
+from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
+from langchain_tokenopt.routing.attempt import (
+    Attempt,
+    Check,
+    Verdict,
+    attempt_of,
+    failed_attempt,
+)
+from langchain_tokenopt.routing.cascade_accept import Acceptance
+from langchain_tokenopt.routing.cascade_state import CascadeState, Chooser, Route, Tier
+from langchain_tokenopt.routing.rules import Rule
+
+GATE = "gate"
+
+
+class Choose:
+    """The node that says where a request starts."""
+
+    def __init__(self, names: Sequence[str], rules: Sequence[Rule], start: Chooser | None) -> None:
+        self._names = tuple(names)
+        self._rules = tuple(rules)
+        self._start = start
+
+    def choose(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Go to the tier that a rule or `start` names, else to the first."""
+        route = self._ruled(state)
+        if route is None and self._start is not None:
+            chosen = self._start(state["messages"], config)
+            if inspect.isawaitable(chosen):
+                if inspect.iscoroutine(chosen):
+                    chosen.close()
+                message = "`start` is asynchronous: use the graph's ainvoke or astream"
+                raise ConfigurationError(message)
+            route = chosen
+        return self._goto(route)
+
+    async def achoose(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Do what `choose` does without blocking the event loop."""
+        route = self._ruled(state)
+        if route is None and self._start is not None:
+            chosen = self._start(state["messages"], config)
+            route = await chosen if inspect.isawaitable(chosen) else chosen
+        return self._goto(route)
+
+    def _ruled(self, state: CascadeState) -> Route | None:
+        messages = state["messages"]
+        if not messages:
+            message = "a cascade needs at least one message to answer, got none"
+            raise ConfigurationError(message)
+        rule = next((rule for rule in self._rules if rule.applies(messages)), None)
+        return Route(tier=rule.tier, reason=rule.reason) if rule else None
+
+    def _goto(self, route: Route | None) -> Command[str]:
+        known = route or Route(tier=self._names[0], reason="no rule applied")
+        check_tier(known.tier, self._names, "`start`")
+        # A thread's state still holds the attempts of the turn before.
+        return Command(goto=known.tier, update={"attempts": [], "route": known.reason})
+
+
+class Ask:
+    """The node of one tier: its answer goes to the gate, its error to the next tier."""
+
+    def __init__(self, tier: Tier, *, following: str | None, after: str) -> None:
+        self._tier = tier
+        self._following = following
+        self._after = after
+
+    def ask(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Ask the tier, and go to the gate, or with an error to the next tier."""
+        started = time.perf_counter()
+        try:
+            answer = self._tier.model.invoke(
+                state["messages"], self._config(config), **_options(state)
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the next one may not
+            return self._failed(error, state, started)
+        return self._answered(answer, state, started)
+
+    async def aask(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Do what `ask` does without blocking the event loop."""
+        started = time.perf_counter()
+        try:
+            answer = await self._tier.model.ainvoke(
+                state["messages"], self._config(config), **_options(state)
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the next one may not
+            return self._failed(error, state, started)
+        return self._answered(answer, state, started)
+
+    def stream(
+        self, state: CascadeState, config: RunnableConfig
+    ) -> Generator[AIMessageChunk | Command[str], None, None]:
+        """Yield the answer as it comes, and last where to go.
+
+        An error after the first chunk is raised: what was shown cannot be taken back.
+        """
+        started = time.perf_counter()
+        chunks: list[AIMessageChunk] = []
+        try:
+            stream: Any = self._tier.model.stream(
+                state["messages"], self._config(config), **_options(state)
+            )
+            with closing(stream):
+                for chunk in stream:
+                    chunks.append(chunk)
+                    yield chunk
+        except Exception as error:
+            if chunks:
+                raise
+            yield self._failed(error, state, started)
+            return
+        yield self._answered(_whole(chunks), state, started)
+
+    async def astream(
+        self, state: CascadeState, config: RunnableConfig
+    ) -> AsyncGenerator[AIMessageChunk | Command[str], None]:
+        """Do what `stream` does without blocking the event loop."""
+        started = time.perf_counter()
+        chunks: list[AIMessageChunk] = []
+        try:
+            stream: Any = self._tier.model.astream(
+                state["messages"], self._config(config), **_options(state)
+            )
+            async with aclosing(stream):
+                async for chunk in stream:
+                    chunks.append(chunk)
+                    yield chunk
+        except Exception as error:
+            if chunks:
+                raise
+            yield self._failed(error, state, started)
+            return
+        yield self._answered(_whole(chunks), state, started)
+
+    def _config(self, config: RunnableConfig) -> RunnableConfig:
+        """Keep drafts that may be declined out of the user's stream."""
+        return (
+            config if self._following is None else merge_configs(config, {"tags": [TAG_NOSTREAM]})
+        )
+
+    def _answered(self, answer: AIMessage, state: CascadeState, started: float) -> Command[str]:
+        latency_s = time.perf_counter() - started
+        attempt = attempt_of(answer, tier=self._tier.name, latency_s=latency_s)
+        attempts = [*state["attempts"], attempt]
+        return Command(goto=GATE, update={"attempts": attempts, "draft": message_to_dict(answer)})
+
+    def _failed(self, error: Exception, state: CascadeState, started: float) -> Command[str]:
+        if isinstance(error, GraphBubbleUp):
+            raise error
+        latency_s = time.perf_counter() - started
+        attempt = failed_attempt(error, tier=self._tier.name, latency_s=latency_s)
+        attempts = [*state["attempts"], attempt]
+        if self._following is not None:
+            return Command(goto=self._following, update={"attempts": attempts})
+        drafts = (each["text"] for each in reversed(state["attempts"]))
+        best = next((text for text in drafts if text.strip()), None)
+        if best is None or not isinstance(error, BudgetExceededError):
+            raise error
+        # There is no budget for a better one: a declined answer is better than none.
+        answer = AIMessage(best, response_metadata={"tokenopt_budget": {"stopped": str(error)}})
+        update = {"attempts": attempts, "answer": answer, "accepted": False, "messages": [answer]}
+        return Command(goto=self._after, update=update)
+
+
+class Judge:
+    """The node that judges the last attempt."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        checks: Sequence[Check],
+        *,
+        following: Mapping[str, str | None],
+        after: str,
+    ) -> None:
+        self._acceptance = {tier.name: acceptance_of(tier, checks) for tier in tiers}
+        self._following = following
+        self._after = after
+
+    def judge(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Accept the last attempt, or go to the next tier."""
+        attempt, answer = state["attempts"][-1], _draft(state)
+        verdict = self._acceptance[attempt["tier"]].judge(
+            attempt, answer, messages=state["messages"], config=config
+        )
+        return self._decided(verdict, answer, state)
+
+    async def ajudge(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
+        """Do what `judge` does without blocking the event loop."""
+        attempt, answer = state["attempts"][-1], _draft(state)
+        verdict = await self._acceptance[attempt["tier"]].ajudge(
+            attempt, answer, messages=state["messages"], config=config
+        )
+        return self._decided(verdict, answer, state)
+
+    def _decided(self, verdict: Verdict, answer: AIMessage, state: CascadeState) -> Command[str]:
+        *before, attempt = state["attempts"]
+        judged = judged_attempt(attempt, verdict)
+        following = self._following[attempt["tier"]]
+        if not verdict.accepted and following is not None:
+            return Command(goto=following, update={"attempts": [*before, judged]})
+        return Command(
+            goto=self._after,
+            update={
+                "attempts": [*before, judged],
+                "answer": answer,
+                "accepted": verdict.accepted,
+                "messages": [answer],
+            },
+        )
+
+
+def acceptance_of(tier: Tier, checks: Sequence[Check]) -> Acceptance:
+    """Return what the answers of a tier must pass."""
+    return Acceptance(checks=tuple(checks), gate=tier.gate, threshold=tier.threshold)
+
+
+def judged_attempt(attempt: Attempt, verdict: Verdict) -> Attempt:
+    """Return an attempt with what is thought of it."""
+    return {
+        **attempt,
+        "accepted": verdict.accepted,
+        "reason": verdict.reason,
+        "score": verdict.score,
+    }
+
+
+def _options(state: Any) -> dict[str, Any]:
+    """Return the keyword arguments that a caller gave; a graph has none."""
+    return dict(state.get("options") or {})
+
+
+def _whole(chunks: Sequence[AIMessageChunk]) -> AIMessage:
+    """Return the message that the chunks of a stream are."""
+    if not chunks:
+        return AIMessage("")
+    message = message_chunk_to_message(add_ai_message_chunks(chunks[0], *chunks[1:]))
+    if not isinstance(message, AIMessage):
+        raise ConfigurationError(f"a tier's model must stream AIMessageChunks, got {message!r}")
+    return message
+
+
+def _draft(state: CascadeState) -> AIMessage:
+    (message,) = messages_from_dict([state["draft"]])
+    if not isinstance(message, AIMessage):
+        raise ConfigurationError(f"a tier's model must answer with an AIMessage, got {message!r}")
+    return message
+
+
+def check_cascade(names: Sequence[str], rules: Sequence[Rule], *, taken: Set[str]) -> None:
+    """Refuse tiers and rules that make no cascade.
+
+    Raises:
+        ConfigurationError: There is no tier, a name is used twice or taken, or a rule names none.
+    """
+    if not names:
+        message = "a cascade needs at least one tier, got none"
+        raise ConfigurationError(message)
+    bad = {name for name in names if names.count(name) > 1 or name in taken or not name}
+    if bad:
+        message = f"tier names must differ and be free to use as node names, got {sorted(bad)}"
+        raise ConfigurationError(message)
+    for rule in rules:
+        check_tier(rule.tier, names, "a rule")
+
+
+def check_tier(tier: str, names: Sequence[str], who: str) -> None:
+    """Refuse a tier that is none.
+
+    Raises:
+        ConfigurationError: It is not among `names`.
+    """
+    if tier not in names:
+        message = f"{who} names the tier {tier!r}; the tiers are {', '.join(names)}"
+        raise ConfigurationError(message)

@@ -1,0 +1,56 @@
+"""What a cascade knows: its tiers, its state, and where a request starts."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.graph import MessagesState
+
+from langchain_tokenopt.routing.attempt import Attempt
+from langchain_tokenopt.routing.cascade_accept import Scorer
+
+
+class CascadeState(MessagesState):
+    """State of a cascade; `messages` is the input, and gets the accepted answer only."""
+
+    attempts: list[Attempt]
+    """Every tier's answer to the current turn, the first tier's first."""
+    draft: dict[str, Any]
+    """The answer that the gate looks at, as plain data: a stream of messages must not show it."""
+    answer: AIMessage
+    """The last attempt's answer, accepted or not."""
+    accepted: bool
+    """Whether the checks accepted it; the last tier's answer is given in any case."""
+    route: str
+    """Why the first tier was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A model of a cascade, under the name that attempts and the ledger show."""
+
+    name: str
+    model: BaseChatModel | Runnable[Any, AIMessage]
+    """A chat model, or one with tools or options bound."""
+    gate: Scorer | None = None
+    """Scores this tier's answers, after the checks."""
+    threshold: float | None = None
+    """The least score that is accepted; `calibrate` finds it for a promised loss. Without, 0.5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a request starts, and why."""
+
+    tier: str
+    reason: str
+
+
+Chooser: TypeAlias = Callable[
+    [Sequence[BaseMessage], RunnableConfig], Route | Awaitable[Route | None] | None
+]
+"""Chooses where a request starts, `None` leaves it to the first tier. If it is asynchronous, use
+the graph's asynchronous methods."""
