@@ -4,6 +4,7 @@ Accounting prices what is observed here, a reasoning technique adds it up by ste
 same call the same way.
 """
 
+from langchain_tokenopt.calls.collector import CallCollector, heard_by
 from langchain_tokenopt.calls.handler import CallHandler, CallKind, ObservedCall
 from langchain_tokenopt.calls.room import Room, TellsRoom, least_room, room_left
 from langchain_tokenopt.calls.usage import (
@@ -17,6 +18,7 @@ from langchain_tokenopt.calls.usage import (
 __all__ = [
     "TIERS",
     "USAGE_FIELDS",
+    "CallCollector",
     "CallHandler",
     "CallKind",
     "ObservedCall",
@@ -24,6 +26,7 @@ __all__ = [
     "Room",
     "TellsRoom",
     "Usage",
+    "heard_by",
     "least_room",
     "normalise_usage",
     "room_left",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -18,7 +17,7 @@ from langchain_core.runnables.config import merge_configs
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
-from langchain_tokenopt.calls import CallHandler, ObservedCall, Usage, room_left
+from langchain_tokenopt.calls import CallCollector, ObservedCall, Usage, heard_by, room_left
 from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
 from langchain_tokenopt.reasoning.result import StepUsage
 
@@ -181,23 +180,7 @@ def _watched(
     if not (isinstance(request, Ask) and request.streamed):
         tags.append(TAG_NOSTREAM)
     about: RunnableConfig = {"tags": tags, "metadata": {"reasoning_step": request.step}}
-    watched = merge_configs(config, about)
-    watched["callbacks"] = _first(watch, config.get("callbacks"))
-    return watch, watched
-
-
-def _first(watch: CallHandler, callbacks: Any) -> Any:
-    """Return the callbacks with `watch` before the others.
-
-    A budget that refuses a call ends LangChain's round of handlers, and those after it would be
-    left as coroutines that nobody awaits.
-    """
-    if not isinstance(callbacks, BaseCallbackManager):
-        return [watch, *(callbacks or ())]
-    told = callbacks.copy()
-    told.handlers = [watch, *told.handlers]
-    told.inheritable_handlers = [watch, *told.inheritable_handlers]
-    return told
+    return watch, heard_by(watch, merge_configs(config, about))
 
 
 def _told(config: RunnableConfig) -> dict[str, Any]:
@@ -209,29 +192,26 @@ def _messages(result: Any) -> list[AIMessage]:
     return [generation.message for generation in result.generations[0]]
 
 
-class StepCollector(CallHandler):
+class StepCollector(CallCollector):
     """Adds up what the model calls of a step used."""
 
     def __init__(self, step: str) -> None:
         super().__init__()
         self._step = step
-        self._rows: list[dict[str, Any]] = []
 
     def rows(self) -> tuple[dict[str, Any], ...]:
         """Return a row for each call."""
-        return tuple(self._rows)
+        return tuple(self._row(call).model_dump() for call in self.calls)
 
-    def _observed(self, call: ObservedCall) -> None:
+    def _row(self, call: ObservedCall) -> StepUsage:
         cached = call.kind == "cache_hit"
-        failed = call.kind in ("error", "abandoned")
-        row = StepUsage(
+        return StepUsage(
             step=self._step,
             model=call.model,
             tier=call.tier,
             calls=0 if cached else 1,
             cached_calls=int(cached),
-            failed_calls=int(failed),
+            failed_calls=int(call.kind in ("error", "abandoned")),
             estimated_calls=int(call.estimated and not cached),
             usage=Usage() if cached else call.usage,
         )
-        self._rows.append(row.model_dump())
