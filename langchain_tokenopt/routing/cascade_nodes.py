@@ -4,11 +4,13 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence, Set
 from contextlib import aclosing, closing
+from dataclasses import asdict
 from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
+    BaseMessage,
     message_chunk_to_message,
     message_to_dict,
     messages_from_dict,
@@ -20,6 +22,7 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from langchain_tokenopt.calls import CallCollector, ObservedCall, heard_by
 from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
 from langchain_tokenopt.routing.attempt import (
     Attempt,
@@ -29,7 +32,7 @@ from langchain_tokenopt.routing.attempt import (
     failed_attempt,
 )
 from langchain_tokenopt.routing.cascade_accept import Acceptance
-from langchain_tokenopt.routing.cascade_state import CascadeState, Chooser, Route, Tier
+from langchain_tokenopt.routing.cascade_state import CascadeState, Chooser, ModelCall, Route, Tier
 from langchain_tokenopt.routing.rules import Rule
 
 GATE = "gate"
@@ -76,7 +79,8 @@ class Choose:
         known = route or Route(tier=self._names[0], reason="no rule applied")
         check_tier(known.tier, self._names, "`start`")
         # A thread's state still holds the attempts of the turn before.
-        return Command(goto=known.tier, update={"attempts": [], "route": known.reason})
+        fresh = {"attempts": [], "calls": [], "route": known.reason}
+        return Command(goto=known.tier, update=fresh)
 
 
 class Ask:
@@ -89,25 +93,25 @@ class Ask:
 
     def ask(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
         """Ask the tier, and go to the gate, or with an error to the next tier."""
-        started = time.perf_counter()
+        turn = _Turn(state, self._tier.name)
         try:
             answer = self._tier.model.invoke(
-                state["messages"], self._config(config), **_options(state)
+                _request(state), self._config(turn, config), **_options(state)
             )
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the next one may not
-            return self._failed(error, state, started)
-        return self._answered(answer, state, started)
+            return self._failed(error, turn)
+        return self._answered(answer, turn)
 
     async def aask(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
         """Do what `ask` does without blocking the event loop."""
-        started = time.perf_counter()
+        turn = _Turn(state, self._tier.name)
         try:
             answer = await self._tier.model.ainvoke(
-                state["messages"], self._config(config), **_options(state)
+                _request(state), self._config(turn, config), **_options(state)
             )
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the next one may not
-            return self._failed(error, state, started)
-        return self._answered(answer, state, started)
+            return self._failed(error, turn)
+        return self._answered(answer, turn)
 
     def stream(
         self, state: CascadeState, config: RunnableConfig
@@ -116,11 +120,11 @@ class Ask:
 
         An error after the first chunk is raised: what was shown cannot be taken back.
         """
-        started = time.perf_counter()
+        turn = _Turn(state, self._tier.name)
         chunks: list[AIMessageChunk] = []
         try:
             stream: Any = self._tier.model.stream(
-                state["messages"], self._config(config), **_options(state)
+                _request(state), self._config(turn, config), **_options(state)
             )
             with closing(stream):
                 for chunk in stream:
@@ -129,19 +133,19 @@ class Ask:
         except Exception as error:
             if chunks:
                 raise
-            yield self._failed(error, state, started)
+            yield self._failed(error, turn)
             return
-        yield self._answered(_whole(chunks), state, started)
+        yield self._answered(_whole(chunks), turn)
 
     async def astream(
         self, state: CascadeState, config: RunnableConfig
     ) -> AsyncGenerator[AIMessageChunk | Command[str], None]:
         """Do what `stream` does without blocking the event loop."""
-        started = time.perf_counter()
+        turn = _Turn(state, self._tier.name)
         chunks: list[AIMessageChunk] = []
         try:
             stream: Any = self._tier.model.astream(
-                state["messages"], self._config(config), **_options(state)
+                _request(state), self._config(turn, config), **_options(state)
             )
             async with aclosing(stream):
                 async for chunk in stream:
@@ -150,38 +154,64 @@ class Ask:
         except Exception as error:
             if chunks:
                 raise
-            yield self._failed(error, state, started)
+            yield self._failed(error, turn)
             return
-        yield self._answered(_whole(chunks), state, started)
+        yield self._answered(_whole(chunks), turn)
 
-    def _config(self, config: RunnableConfig) -> RunnableConfig:
-        """Keep drafts that may be declined out of the user's stream."""
-        return (
-            config if self._following is None else merge_configs(config, {"tags": [TAG_NOSTREAM]})
-        )
+    def _config(self, turn: "_Turn", config: RunnableConfig) -> RunnableConfig:
+        """Hear of the call, and keep a draft that may be declined out of the user's stream."""
+        heard = heard_by(turn.collector, config)
+        if self._next(turn.state) is None:
+            return heard
+        return merge_configs(heard, {"tags": [TAG_NOSTREAM]})
 
-    def _answered(self, answer: AIMessage, state: CascadeState, started: float) -> Command[str]:
-        latency_s = time.perf_counter() - started
-        attempt = attempt_of(answer, tier=self._tier.name, latency_s=latency_s)
-        attempts = [*state["attempts"], attempt]
-        return Command(goto=GATE, update={"attempts": attempts, "draft": message_to_dict(answer)})
+    def _next(self, state: CascadeState) -> str | None:
+        return None if state.get("last_tier") == self._tier.name else self._following
 
-    def _failed(self, error: Exception, state: CascadeState, started: float) -> Command[str]:
+    def _answered(self, answer: AIMessage, turn: "_Turn") -> Command[str]:
+        attempt = attempt_of(answer, tier=self._tier.name, latency_s=turn.latency_s)
+        update = {**turn.update(attempt), "draft": message_to_dict(answer)}
+        return Command(goto=GATE, update=update)
+
+    def _failed(self, error: Exception, turn: "_Turn") -> Command[str]:
         if isinstance(error, GraphBubbleUp):
             raise error
-        latency_s = time.perf_counter() - started
-        attempt = failed_attempt(error, tier=self._tier.name, latency_s=latency_s)
-        attempts = [*state["attempts"], attempt]
-        if self._following is not None:
-            return Command(goto=self._following, update={"attempts": attempts})
-        drafts = (each["text"] for each in reversed(state["attempts"]))
+        update = turn.update(failed_attempt(error, tier=self._tier.name, latency_s=turn.latency_s))
+        following = self._next(turn.state)
+        if following is not None:
+            return Command(goto=following, update=update)
+        drafts = (each["text"] for each in reversed(turn.state["attempts"]))
         best = next((text for text in drafts if text.strip()), None)
         if best is None or not isinstance(error, BudgetExceededError):
             raise error
         # There is no budget for a better one: a declined answer is better than none.
         answer = AIMessage(best, response_metadata={"tokenopt_budget": {"stopped": str(error)}})
-        update = {"attempts": attempts, "answer": answer, "accepted": False, "messages": [answer]}
+        update |= {"answer": answer, "accepted": False, "messages": [answer]}
         return Command(goto=self._after, update=update)
+
+
+class _Turn:
+    """A node's work on a state: how long it takes, and which calls it makes."""
+
+    def __init__(self, state: CascadeState, node: str) -> None:
+        self.state = state
+        self.collector = CallCollector()
+        self._node = node
+        self._started = time.perf_counter()
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._started
+
+    def update(self, attempt: Attempt) -> dict[str, Any]:
+        """Return the update of the state with one more attempt, and the calls."""
+        return {"attempts": [*self.state["attempts"], attempt], **self.calls()}
+
+    def calls(self) -> dict[str, Any]:
+        """Return the update of the state with the calls."""
+        made = [model_call(call, node=self._node) for call in self.collector.calls]
+        return {"calls": [*self.state.get("calls", ()), *made]}
 
 
 class Judge:
@@ -201,35 +231,29 @@ class Judge:
 
     def judge(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
         """Accept the last attempt, or go to the next tier."""
-        attempt, answer = state["attempts"][-1], _draft(state)
+        attempt, answer, turn = state["attempts"][-1], _draft(state), _Turn(state, GATE)
         verdict = self._acceptance[attempt["tier"]].judge(
-            attempt, answer, messages=state["messages"], config=config
+            attempt, answer, messages=_request(state), config=heard_by(turn.collector, config)
         )
-        return self._decided(verdict, answer, state)
+        return self._decided(verdict, answer, turn)
 
     async def ajudge(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
         """Do what `judge` does without blocking the event loop."""
-        attempt, answer = state["attempts"][-1], _draft(state)
+        attempt, answer, turn = state["attempts"][-1], _draft(state), _Turn(state, GATE)
         verdict = await self._acceptance[attempt["tier"]].ajudge(
-            attempt, answer, messages=state["messages"], config=config
+            attempt, answer, messages=_request(state), config=heard_by(turn.collector, config)
         )
-        return self._decided(verdict, answer, state)
+        return self._decided(verdict, answer, turn)
 
-    def _decided(self, verdict: Verdict, answer: AIMessage, state: CascadeState) -> Command[str]:
-        *before, attempt = state["attempts"]
-        judged = judged_attempt(attempt, verdict)
-        following = self._following[attempt["tier"]]
+    def _decided(self, verdict: Verdict, answer: AIMessage, turn: _Turn) -> Command[str]:
+        *before, attempt = turn.state["attempts"]
+        update = {"attempts": [*before, judged_attempt(attempt, verdict)], **turn.calls()}
+        last = turn.state.get("last_tier") == attempt["tier"]
+        following = None if last else self._following[attempt["tier"]]
         if not verdict.accepted and following is not None:
-            return Command(goto=following, update={"attempts": [*before, judged]})
-        return Command(
-            goto=self._after,
-            update={
-                "attempts": [*before, judged],
-                "answer": answer,
-                "accepted": verdict.accepted,
-                "messages": [answer],
-            },
-        )
+            return Command(goto=following, update=update)
+        update |= {"answer": answer, "accepted": verdict.accepted, "messages": [answer]}
+        return Command(goto=self._after, update=update)
 
 
 def acceptance_of(tier: Tier, checks: Sequence[Check]) -> Acceptance:
@@ -245,6 +269,24 @@ def judged_attempt(attempt: Attempt, verdict: Verdict) -> Attempt:
         "reason": verdict.reason,
         "score": verdict.score,
     }
+
+
+def model_call(call: ObservedCall, *, node: str) -> ModelCall:
+    """Return a call as a state keeps it."""
+    return ModelCall(
+        node=node,
+        model=call.model,
+        kind=call.kind,
+        service_tier=call.tier,
+        usage=asdict(call.usage),
+        at=call.started_at.isoformat(),
+    )
+
+
+def _request(state: CascadeState) -> list[BaseMessage]:
+    """Return what the tiers are sent."""
+    prepared = state.get("request")
+    return messages_from_dict(prepared) if prepared else list(state["messages"])
 
 
 def _options(state: Any) -> dict[str, Any]:

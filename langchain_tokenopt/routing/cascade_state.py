@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NotRequired, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import MessagesState
+from typing_extensions import TypedDict
 
 from langchain_tokenopt.routing.attempt import Attempt
 from langchain_tokenopt.routing.cascade_accept import Scorer
@@ -26,6 +27,26 @@ class CascadeState(MessagesState):
     """Whether the checks accepted it; the last tier's answer is given in any case."""
     route: str
     """Why the first tier was chosen."""
+    calls: list[dict[str, Any]]
+    """`ModelCall`s of the current turn, the gate's among them, as plain data."""
+    last_tier: NotRequired[str]
+    """A tier that is not passed, whatever is thought of its answer; any of the tiers by default."""
+    request: NotRequired[list[dict[str, Any]]]
+    """What the tiers are sent instead of `messages`, as plain data."""
+
+
+class ModelCall(TypedDict):
+    """A model call that a node made."""
+
+    node: str
+    model: str
+    kind: str
+    """`live`, `cache_hit`, `error`, ..., as in the ledger."""
+    service_tier: str | None
+    usage: dict[str, int]
+    """Fields of `calls.Usage`; of a cache hit, the tokens that were not sent."""
+    at: str
+    """When it began, ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
