@@ -52,7 +52,7 @@ def create_cascade(
 
 
 def add_cascade(
-    graph: StateGraph[Any],
+    graph: StateGraph[Any, Any, Any, Any],
     tiers: Sequence[Tier],
     *,
     after: str,

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence, Set
 from contextlib import aclosing, closing
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import (
     AIMessage,
@@ -50,37 +51,44 @@ class Choose:
         """Go to the tier that a rule or `start` names, else to the first."""
         route = self._ruled(state)
         if route is None and self._start is not None:
-            chosen = self._start(state["messages"], config)
+            chosen = self._start(_request(state), config)
             if inspect.isawaitable(chosen):
                 if inspect.iscoroutine(chosen):
                     chosen.close()
                 message = "`start` is asynchronous: use the graph's ainvoke or astream"
                 raise ConfigurationError(message)
             route = chosen
-        return self._goto(route)
+        return self._goto(route, state)
 
     async def achoose(self, state: CascadeState, config: RunnableConfig) -> Command[str]:
         """Do what `choose` does without blocking the event loop."""
         route = self._ruled(state)
         if route is None and self._start is not None:
-            chosen = self._start(state["messages"], config)
+            chosen = self._start(_request(state), config)
             route = await chosen if inspect.isawaitable(chosen) else chosen
-        return self._goto(route)
+        return self._goto(route, state)
 
     def _ruled(self, state: CascadeState) -> Route | None:
         messages = state["messages"]
         if not messages:
             message = "a cascade needs at least one message to answer, got none"
             raise ConfigurationError(message)
+        if state.get("ruled"):
+            return Route(**state["ruled"])
         rule = next((rule for rule in self._rules if rule.applies(messages)), None)
         return Route(tier=rule.tier, reason=rule.reason) if rule else None
 
-    def _goto(self, route: Route | None) -> Command[str]:
+    def _goto(self, route: Route | None, state: CascadeState) -> Command[str]:
         known = route or Route(tier=self._names[0], reason="no rule applied")
         check_tier(known.tier, self._names, "`start`")
+        last = state.get("last_tier")
+        if last and self._names.index(known.tier) > self._names.index(last):
+            known = Route(tier=last, reason=f"{known.reason}, but not beyond {last}")
         # A thread's state still holds the attempts of the turn before.
-        fresh = {"attempts": [], "calls": [], "route": known.reason}
-        return Command(goto=known.tier, update=fresh)
+        update: dict[str, Any] = {"attempts": [], "route": known.reason}
+        if "ruled" not in state:
+            update["calls"] = []
+        return Command(goto=known.tier, update=update)
 
 
 class Ask:
@@ -185,7 +193,8 @@ class Ask:
         if best is None or not isinstance(error, BudgetExceededError):
             raise error
         # There is no budget for a better one: a declined answer is better than none.
-        answer = AIMessage(best, response_metadata={"tokenopt_budget": {"stopped": str(error)}})
+        told = {"tokenopt_budget": {"stopped": str(error)}}
+        answer = AIMessage(best, id=str(uuid4()), response_metadata=told)
         update |= {"answer": answer, "accepted": False, "messages": [answer]}
         return Command(goto=self._after, update=update)
 

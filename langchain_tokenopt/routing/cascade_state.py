@@ -31,6 +31,8 @@ class CascadeState(MessagesState):
     """`ModelCall`s of the current turn, the gate's among them, as plain data."""
     last_tier: NotRequired[str]
     """A tier that is not passed, whatever is thought of its answer; any of the tiers by default."""
+    ruled: NotRequired[dict[str, str]]
+    """The tier and the reason that a graph around the cascade gave; `{}` if it gave none."""
     request: NotRequired[list[dict[str, Any]]]
     """What the tiers are sent instead of `messages`, as plain data."""
 

@@ -108,4 +108,36 @@ def test_the_graph_is_drawn_by_the_server(url: str) -> None:
         drawn = client.assistants.get_graph(assistant["assistant_id"])
 
     nodes = {node["id"] for node in drawn["nodes"]}
-    assert nodes == {"__start__", "choose_tier", "small", "large", "__end__"}
+    assert nodes == {"__start__", "choose_tier", "small", "gate", "large", "__end__"}
+
+
+def test_the_multi_tier_graph_answers_from_its_cache_within_a_tenant(
+    url: str, provider: LoopbackServer
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "What is 2 and 2?"}]}
+    with get_sync_client(url=url) as client:
+        first, other, again = (
+            client.runs.wait(None, "multi_tier", input=asked, context={"tenant": tenant})
+            for tenant in ("acme", "bravo", "acme")
+        )
+
+    assert [state["tier"] for state in (first, other, again)] == ["large", "large", "cache"]
+    assert again["answer"]["content"] == "It is 4."
+    assert again["answer"]["response_metadata"]["tokenopt"]["tier"] == "cache"
+    assert float(first["cost"]) > 0
+    sent = [request.model for request in provider.requests if request.text == "What is 2 and 2?"]
+    assert sent == ["gpt-5-mini", "gpt-5.1", "gpt-5-mini", "gpt-5.1"]
+
+
+async def test_the_multi_tier_graph_streams_one_answer(url: str) -> None:
+    given = {"messages": [{"role": "user", "content": "And what is 3 + 1?"}]}
+    async with get_client(url=url) as client:
+        parts = [
+            part.data[0]["content"]
+            async for part in client.runs.stream(
+                None, "multi_tier", input=given, stream_mode="messages-tuple"
+            )
+            if part.event == "messages"
+        ]
+
+    assert "".join(parts) == "It is 4."

@@ -14,7 +14,7 @@ FOUNDATION = {
 }  # fmt: skip
 SIBLINGS = {"accounting", "caches", "prompts", "reasoning", "routing", "batching"}
 # Everything else composes: advisor, demo, middleware, cli, dashboard, the package's own __init__.
-LANGGRAPH_ALLOWED = ("routing/cascade", "reasoning/", "middleware/", "caches/nodes.py")
+LANGGRAPH_ALLOWED = ("routing/cascade", "reasoning/", "middleware/", "stack/", "caches/nodes.py")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
