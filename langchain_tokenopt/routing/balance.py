@@ -44,18 +44,18 @@ _REGION = "region"
 
 
 class BalancedChatModel(WrappedChatModel):
-    """Sends each call to the better of two deployments, and to another one where that fails.
+    """Sends each call to the best of some deployments, and to another one where that fails.
 
     Stands wherever a chat model stands: `invoke`, `batch`, `stream`, their async twins,
     `bind_tools`, `with_structured_output`, agents and graphs. An answer says in
     `response_metadata["deployment"]` who gave it.
 
-    The better one is that with less latency times calls in flight, of two chosen at random. One
-    that fails too often, or says that it has enough (status 429, for as long as `retry-after`
-    says), cools: it is not asked, by retries neither, and after failures a single call is the first
-    to try it again. A request asks a deployment again only when it had enough and does no longer.
-    Errors that are the caller's (status 400, content policy) are raised at once. A stream that
-    breaks before its first token begins again elsewhere; one that breaks later raises.
+    The best is that with the least latency times calls in flight. One that fails too often, or says
+    that it has enough (status 429, for as long as `retry-after` says), cools: it is not asked, by
+    retries neither, and after failures a single call is the first to try it again. A request does
+    not ask a deployment twice, but for one that had enough and may be asked again. Errors that are
+    the caller's (status 400, content policy) are raised at once. A stream that breaks before its
+    first token begins again elsewhere; one that breaks later raises.
 
     Callbacks hear of one run for the request, which is the call that answered or failed last. Calls
     beside it are runs below it: `failed call`, and `hedge` for the one of two that was not used. So
@@ -66,6 +66,8 @@ class BalancedChatModel(WrappedChatModel):
             profile, counts of tokens) is what the first one is.
         region: Only deployments of this region are asked, come what may. A single call is bound by
             `config={"metadata": {"region": "eu"}}`, or by `configurable`.
+        choices: So many deployments, taken at random, are compared for a call. With more the
+            quickest is found more often; with two, many processes do not all find the same one.
         most_attempts: Deployments that a request asks, hedges apart.
         when_all_cool: `"raise"` a `DeploymentsCoolingError` at once, or ask the one that returns
             `"soonest"` all the same.
@@ -99,6 +101,7 @@ class BalancedChatModel(WrappedChatModel):
         deployments: Sequence[Deployment],
         *,
         region: str | None = None,
+        choices: int = 2,
         most_attempts: int = 3,
         when_all_cool: WhenAllCool = "raise",
         patience_s: float = 0.0,
@@ -112,10 +115,10 @@ class BalancedChatModel(WrappedChatModel):
         **keywords: Any,
     ) -> None:
         _check(deployments, region)
-        if most_attempts < 1 or patience_s < 0:
+        if choices < 1 or most_attempts < 1 or patience_s < 0:
             message = (
-                "most_attempts must be at least 1 and patience_s at least 0, got "
-                f"{most_attempts} and {patience_s}"
+                "choices and most_attempts must be at least 1 and patience_s at least 0, got "
+                f"{choices}, {most_attempts} and {patience_s}"
             )
             raise ConfigurationError(message)
         if when_all_cool not in ("raise", "soonest"):
@@ -126,6 +129,7 @@ class BalancedChatModel(WrappedChatModel):
         self._region = region
         self._balancer = Balancer(
             deployments,
+            choices=choices,
             patience=Patience(
                 most_attempts=most_attempts,
                 wait_s=patience_s,

@@ -4,16 +4,13 @@ import math
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from langchain_tokenopt.errors import ConfigurationError, TokenOptError
 from langchain_tokenopt.routing.deployment import BalanceStats, Deployment, Hedging
 from langchain_tokenopt.routing.deployment_fault import Fault, FaultKind
 from langchain_tokenopt.routing.deployment_state import DeploymentState, Measure, SharedState
-
-# Hedges that were not needed may be saved up, but not for a storm of them in an outage.
-_MOST_SAVED_HEDGES = 10.0
 
 
 class DeploymentsCoolingError(TokenOptError, RuntimeError):
@@ -70,8 +67,12 @@ class Turn:
     tests: bool
     """Whether its end says that the deployment may be asked by others again, or not yet."""
     hedge: bool
+    beside: int
+    """Calls in flight there when this one began."""
     latency_s: float | None = None
-    ended: bool = field(default=False)
+    waits: bool = True
+    """Until it is measured, or ends without that."""
+    ended: bool = False
 
     def measured(self) -> None:
         """Take the time: the answer is here, or its first token."""
@@ -101,12 +102,13 @@ class Board:
         self,
         deployments: Sequence[Deployment],
         *,
+        choices: int,
         hedging: Hedging | None,
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self._states = {each.name: DeploymentState(each) for each in deployments}
-        self._hedging = hedging
+        self._choices, self._hedging = choices, hedging
         self._clock, self._rng = clock, rng
         self._lock = threading.Lock()
         self._saved = 0.0
@@ -117,10 +119,10 @@ class Board:
         with self._lock:
             self._requests += 1
             if self._hedging is not None:
-                self._saved = min(self._saved + self._hedging.most, _MOST_SAVED_HEDGES)
+                self._saved = min(self._saved + self._hedging.most, self._hedging.saved)
 
     def take(self, choice: Choice) -> Turn | None:
-        """Return a turn at the better of two that may be asked, `None` if none may be.
+        """Return a turn at the best of some that may be asked, `None` if none may be.
 
         One that cooled is tried first by a single call.
 
@@ -230,10 +232,6 @@ class Board:
         with self._lock:
             self._states[deployment.name].unshared = told == "untold"
 
-    def now(self) -> float:
-        """Return the time of the board's clock."""
-        return self._clock()
-
     def stats(self, *, shared_failures: int) -> BalanceStats:
         """Return how the deployments stand."""
         with self._lock:
@@ -262,28 +260,24 @@ class Board:
     def _better(
         self, free: Sequence[DeploymentState], choice: Choice, now: float
     ) -> DeploymentState:
-        """Return the one with less load of two chosen at random.
-
-        Everyone's best would be the same one: all calls that come at once would go there.
-        """
-        pair = self._rng.sample(free, 2) if len(free) > 2 else list(free)
+        """Return the one with the least load of some that are chosen at random."""
+        few = self._rng.sample(free, min(self._choices, len(free)))
         known = (state.expected_s(choice.measure, now) for state in free)
         # One that was never asked is taken to be as quick as the quickest.
         otherwise_s = min((seconds for seconds in known if seconds is not None), default=1.0)
-        loads = [state.load(choice.measure, now, otherwise_s=otherwise_s) for state in pair]
-        least = min(loads)
-        best = [state for state, load in zip(pair, loads, strict=True) if load == least]
-        return best[0] if len(best) == 1 else self._rng.choice(best)
+        return min(few, key=lambda each: each.load(choice.measure, now, otherwise_s=otherwise_s))
 
     def _turn(
         self, state: DeploymentState, choice: Choice, now: float, *, hedge: bool = False
     ) -> Turn:
         tests = state.half_open or state.cooling_s(now) > 0
-        turn = Turn(self, state.deployment, choice.measure, now, tests, hedge)
+        turn = Turn(
+            self, state.deployment, choice.measure, now, tests, hedge, beside=state.in_flight
+        )
         state.calls += 1
         state.hedges += hedge
         state.in_flight += 1
-        state.waiting[choice.measure][turn] = now
+        state.waiting[choice.measure].add(now)
         if tests and state.probe is None:
             state.probe = turn
         return turn
@@ -297,17 +291,22 @@ class Board:
     def _release(self, state: DeploymentState, turn: Turn) -> None:
         turn.ended = True
         state.in_flight -= 1
-        state.waiting[turn.measure].pop(turn, None)
+        self._waits_no_longer(state, turn)
         if state.probe is turn:
             state.probe = None
+
+    def _waits_no_longer(self, state: DeploymentState, turn: Turn) -> None:
+        if turn.waits:
+            turn.waits = False
+            state.waiting[turn.measure].remove(turn.began)
 
     def _measured(self, turn: Turn) -> None:
         with self._lock:
             now = self._clock()
             turn.latency_s = now - turn.began
             state = self._states[turn.deployment.name]
-            state.waiting[turn.measure].pop(turn, None)
-            state.latency[turn.measure].add(turn.latency_s, now)
+            self._waits_no_longer(state, turn)
+            state.latency[turn.measure].add(turn.latency_s, now, beside=turn.beside)
 
     def _ended(
         self,
@@ -329,7 +328,7 @@ class Board:
             )
             if turn.ended:
                 return report
-            waited = turn in state.waiting[turn.measure]
+            waited = turn.waits
             self._release(state, turn)
             if how == "answered":
                 state.answered(now, tests=turn.tests)
@@ -340,7 +339,9 @@ class Board:
             else:
                 state.abandoned += 1
                 if waited:
-                    state.latency[turn.measure].add_at_least(now - turn.began, now)
+                    state.latency[turn.measure].add_at_least(
+                        now - turn.began, now, beside=turn.beside
+                    )
         return report
 
     def hedge_won(self) -> None:

@@ -24,6 +24,7 @@ class Balancer:
         self,
         deployments: Sequence[Deployment],
         *,
+        choices: int,
         patience: Patience,
         hedging: Hedging | None,
         judge: Judge,
@@ -32,7 +33,7 @@ class Balancer:
         rng: random.Random,
     ) -> None:
         self.deployments = tuple(deployments)
-        self._board = Board(deployments, hedging=hedging, clock=clock, rng=rng)
+        self._board = Board(deployments, choices=choices, hedging=hedging, clock=clock, rng=rng)
         self._shared = SharedBoard(self._board, shared, deployments, clock=clock)
         self._patience, self._judge = patience, judge
 
@@ -285,14 +286,14 @@ class Balancer:
         """Tell of a failed call, now that the request's own run is another one's."""
         try:
             asked.start(missed.turn.deployment.name, name="failed call").failed(missed.error)
-        except BaseException:
+        except BaseException as refusal:
             self._board.undo(turn)
-            raise
+            raise refusal from missed.error
 
     async def _atell_failure(self, asked: Asked, missed: Missed, turn: Turn) -> None:
         try:
             side = await asked.astart(missed.turn.deployment.name, name="failed call")
             await side.failed(missed.error)
-        except BaseException:
+        except BaseException as refusal:
             self._board.undo(turn)
-            raise
+            raise refusal from missed.error

@@ -13,7 +13,7 @@ from langchain_tokenopt.redis_client import (
 )
 from langchain_tokenopt.routing.balance_board import Report
 from langchain_tokenopt.routing.deployment import Deployment
-from langchain_tokenopt.routing.deployment_state import SLICES, SharedState
+from langchain_tokenopt.routing.deployment_state import SharedState, latest_of
 
 # A process that dies with its one call under way stands in the way of others for so long.
 _PROBE_MS = 30_000
@@ -21,9 +21,9 @@ _KEPT_S = 24 * 3600
 _FADED_MS = 60_000
 _NEW_COUNTS = 0.1
 
-# A deployment is a hash: calls and failures by slice (`c17`, `f17`), `until` when it cools in
-# milliseconds, `half`, `level`, `probe` until when one call is under way, latencies in
-# microseconds (`answer`, `first_token`) and when they were measured (`answer_at`, ...).
+# A deployment is a hash: the `latest` calls, each with its time and `a` or `f`, the newest first;
+# `until` when it cools in milliseconds, `half`, `probe` until when one call is under way, latencies
+# in microseconds (`answer`, `first_token`) and when they were measured (`answer_at`, ...).
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -32,38 +32,32 @@ local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or
 _READ = f"""{_NOW}
 local replies = {{}}
 for i, key in ipairs(KEYS) do
-  local found = redis.call('HMGET', key, 'until', 'half', 'level', 'answer', 'answer_at',
-    'first_token', 'first_token_at')
-  for n = 1, 7 do found[n] = tonumber(found[n] or '') or 0 end
-  local answer = now - found[5] < {_FADED_MS} and found[4] or 0
-  local first = now - found[7] < {_FADED_MS} and found[6] or 0
-  replies[i] = {{math.max(found[1] - now, 0), found[2], found[3], answer, first}}
+  local found = redis.call('HMGET', key, 'until', 'half', 'answer', 'answer_at', 'first_token',
+    'first_token_at')
+  for n = 1, 6 do found[n] = tonumber(found[n] or '') or 0 end
+  local answer = now - found[4] < {_FADED_MS} and found[3] or 0
+  local first = now - found[6] < {_FADED_MS} and found[5] or 0
+  replies[i] = {{math.max(found[1] - now, 0), found[2], answer, first}}
 end
 return replies
 """
 _REPORT = f"""{_NOW}
 local outcome, tests, told = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local allowed, share = tonumber(ARGV[4]), tonumber(ARGV[5])
-local slice_ms, cooldown, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local allowed, share, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local window, cooldown = tonumber(ARGV[7]), tonumber(ARGV[8])
 local measure, latency, in_flight = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
-local slice = math.floor(now / slice_ms)
-local calls, failed, old = 0, 0, {{}}
-local function window()
-  local flat = redis.call('HGETALL', KEYS[1])
-  for i = 1, #flat, 2 do
-    local kind, at = string.match(flat[i], '^([cf])(%d+)$')
-    if kind then
-      if tonumber(at) <= slice - {SLICES} then table.insert(old, flat[i])
-      elseif kind == 'c' then calls = calls + tonumber(flat[i + 1])
-      else failed = failed + tonumber(flat[i + 1]) end
+local function note(how)
+  local latest = {{string.format('%.0f', now) .. how}}
+  local calls, failed = 1, how == 'f' and 1 or 0
+  for at, was in string.gmatch(redis.call('HGET', KEYS[1], 'latest') or '', '(%d+)([af])') do
+    if calls < most and tonumber(at) > now - window then
+      calls = calls + 1
+      if was == 'f' then failed = failed + 1 end
+      table.insert(latest, at .. was)
     end
   end
-end
-local function forget()
-  local flat = redis.call('HKEYS', KEYS[1])
-  for _, name in ipairs(flat) do
-    if string.match(name, '^[cf]%d+$') then redis.call('HDEL', KEYS[1], name) end
-  end
+  redis.call('HSET', KEYS[1], 'latest', table.concat(latest))
+  return calls, failed
 end
 local function cool(ms, half)
   local until_ms = math.max(number('until'), now + math.floor(ms))
@@ -71,7 +65,6 @@ local function cool(ms, half)
 end
 if tests then redis.call('HDEL', KEYS[1], 'probe') end
 if outcome == 'left' then return 1 end
-redis.call('HINCRBY', KEYS[1], 'c' .. slice, 1)
 if outcome == 'answered' then
   if latency >= 0 then
     local known = number(measure)
@@ -81,24 +74,20 @@ if outcome == 'answered' then
       measure .. '_at', string.format('%.0f', now))
   end
   if tests then
-    redis.call('HDEL', KEYS[1], 'until', 'half', 'level')
-    forget()
+    redis.call('HDEL', KEYS[1], 'until', 'half', 'latest')
   end
+  note('a')
 else
-  redis.call('HINCRBY', KEYS[1], 'f' .. slice, 1)
+  local calls, failed = note('f')
   local half = number('half')
   if told >= 0 then
-    cool(math.min(told, longest), half)
+    cool(told, half)
   elseif tests then
-    local level = math.min(number('level') + 1, 16)
-    redis.call('HSET', KEYS[1], 'level', level)
-    cool(math.min(cooldown * 2 ^ level, longest), 1)
+    cool(cooldown, 1)
   elseif number('until') <= now and half == 0 then
-    window()
     calls = calls + in_flight
-    for _, name in ipairs(old) do redis.call('HDEL', KEYS[1], name) end
     if outcome == 'rate_limited' or (failed > allowed and failed >= share * calls) then
-      cool(math.min(cooldown * 2 ^ number('level'), longest), 1)
+      cool(cooldown, 1)
     end
   end
 end
@@ -195,12 +184,12 @@ class RedisDeployments:
             self._key(mine),
             report.outcome,
             int(report.tests),
-            -1 if told_s is None else round(min(told_s, mine.longest_cooldown_s) * 1000),
+            -1 if told_s is None else round(min(told_s, mine.longest_wait_s) * 1000),
             mine.failures_allowed,
             mine.failure_share,
-            max(round(mine.window_s * 1000 / SLICES), 1),
+            latest_of(mine),
+            round(mine.window_s * 1000),
             round(mine.cooldown_s * 1000),
-            round(mine.longest_cooldown_s * 1000),
             report.measure,
             -1 if report.latency_s is None else round(report.latency_s * 1e6),
             report.in_flight,
@@ -214,13 +203,10 @@ def _states(deployments: Sequence[Deployment], reply: Any) -> Mapping[str, Share
             deployment.name: SharedState(
                 cooling_s=cooling / 1000,
                 half_open=bool(half),
-                level=level,
                 answer_s=answer / 1e6 if answer else None,
                 first_token_s=first / 1e6 if first else None,
             )
-            for deployment, (cooling, half, level, answer, first) in zip(
-                deployments, rows, strict=True
-            )
+            for deployment, (cooling, half, answer, first) in zip(deployments, rows, strict=True)
         }
     except (TypeError, ValueError) as error:
         raise StoreError(f"unexpected reply of the deployments' script: {reply!r:.200}") from error

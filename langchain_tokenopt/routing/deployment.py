@@ -33,12 +33,12 @@ class Deployment:
     failures_allowed: int = 3
     """Failures within `window_s` after which it is still asked; one more and it cools."""
     failure_share: float = 0.5
-    """It cools only if at least this share of the calls within `window_s` failed."""
+    """It cools only if at least this share of its latest calls failed, of the last 20 or more."""
     window_s: float = 60.0
     cooldown_s: float = 10.0
-    """How long it is not asked then; twice as long each time that the call after it fails too."""
-    longest_cooldown_s: float = 300.0
-    """Also of what a provider says with `retry-after`."""
+    """How long it is not asked then; again as long if the one call after it fails too."""
+    longest_wait_s: float = 300.0
+    """The most that is heeded of what a provider says with `retry-after`."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -46,7 +46,7 @@ class Deployment:
             raise ConfigurationError(message)
         advice = "pass the chat model, and bind tools to the BalancedChatModel"
         check_kind(self.model, BaseChatModel, advice)
-        positive = ("weight", "relative_cost", "window_s", "cooldown_s", "longest_cooldown_s")
+        positive = ("weight", "relative_cost", "window_s", "cooldown_s", "longest_wait_s")
         for field in positive:
             value = getattr(self, field)
             if not 0 < value < float("inf"):
@@ -75,6 +75,8 @@ class Hedging:
 
     most: float = 0.05
     """At most so many more calls, as a share of the requests."""
+    saved: int = 10
+    """Hedges that are saved up while none is needed: as many may come at once in an outage."""
     quantile: float = 0.95
     """Of the first deployment's latencies: when this time has passed, the second one is asked."""
     at_least_s: float = 0.05
@@ -89,10 +91,10 @@ class Hedging:
                 f"and {self.quantile}"
             )
             raise ConfigurationError(message)
-        if self.at_least_s < 0 or self.measurements < 1:
+        if self.at_least_s < 0 or self.measurements < 1 or self.saved < 1:
             message = (
-                "at_least_s must be at least 0 and measurements at least 1, got "
-                f"{self.at_least_s} and {self.measurements}"
+                "at_least_s must be at least 0, measurements and saved at least 1, got "
+                f"{self.at_least_s}, {self.measurements} and {self.saved}"
             )
             raise ConfigurationError(message)
 
@@ -144,4 +146,4 @@ class BalanceStats:
     deployments: tuple[DeploymentStats, ...]
 
     def __getitem__(self, name: str) -> DeploymentStats:
-        return next(stats for stats in self.deployments if stats.name == name)
+        return {stats.name: stats for stats in self.deployments}[name]

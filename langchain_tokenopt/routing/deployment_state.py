@@ -14,7 +14,8 @@ from langchain_tokenopt.routing.deployment_fault import Fault
 Measure = Literal["answer", "first_token"]
 """What a call's latency is measured to: the whole answer, or the first token of a stream."""
 
-SLICES = 10
+# Old answers must not hide an outage, however many there were within the window.
+LATEST = 20
 # A new latency counts for at least a tenth of the typical one, and old ones are forgotten in time.
 _LEAST_WEIGHT = 0.1
 _MEMORY_S = 10.0
@@ -23,7 +24,6 @@ _FADES_S = 30.0
 _KEPT = 200
 # So that a queue counts where no time was measured at all.
 _LEAST_S = 0.001
-_MOST_DOUBLINGS = 16
 
 
 class Latency:
@@ -31,6 +31,7 @@ class Latency:
 
     def __init__(self) -> None:
         self._typical: float | None = None
+        self._beside = 0.0
         self._at = -math.inf
         self._latest: deque[float] = deque(maxlen=_KEPT)
 
@@ -45,20 +46,26 @@ class Latency:
             return None
         return self._typical * math.exp(-max(now - self._at, 0.0) / _FADES_S)
 
-    def add(self, seconds: float, now: float) -> None:
-        """Learn how long a call took."""
+    @property
+    def beside(self) -> float:
+        """How many calls were in flight beside those that the typical latency is of."""
+        return self._beside
+
+    def add(self, seconds: float, now: float, *, beside: int = 0) -> None:
+        """Learn how long a call took, with so many in flight beside it when it began."""
         self._latest.append(seconds)
         if self._typical is None:
-            self._typical = seconds
+            self._typical, self._beside = seconds, float(beside)
         else:
             new = max(1 - math.exp(-max(now - self._at, 0.0) / _MEMORY_S), _LEAST_WEIGHT)
             self._typical += new * (seconds - self._typical)
+            self._beside += new * (beside - self._beside)
         self._at = now
 
-    def add_at_least(self, seconds: float, now: float) -> None:
+    def add_at_least(self, seconds: float, now: float, *, beside: int) -> None:
         """Learn that a call that was cut short would have taken longer."""
         if self._typical is None or seconds > self._typical:
-            self.add(seconds, now)
+            self.add(seconds, now, beside=beside)
 
     def touch(self, now: float) -> None:
         """Do not let the latency fade for what it was used until now."""
@@ -78,30 +85,56 @@ class Latency:
         return sorted(self._latest)[math.ceil(quantile * len(self._latest)) - 1]
 
 
-class Outcomes:
-    """How many calls there were within a window, and how many of them failed."""
+class Waiting:
+    """The calls of a deployment that are not answered yet."""
 
-    def __init__(self, window_s: float) -> None:
-        self._slice_s = window_s / SLICES
-        self._slices: deque[list[int]] = deque(maxlen=SLICES + 1)
+    def __init__(self) -> None:
+        self._calls = 0
+        self._began = 0.0
+
+    def add(self, began: float) -> None:
+        """Count a call."""
+        self._calls += 1
+        self._began += began
+
+    def remove(self, began: float) -> None:
+        """Count a call no longer."""
+        self._calls -= 1
+        self._began = self._began - began if self._calls else 0.0
+
+    def least_s(self, now: float) -> float:
+        """Return how long a call takes at least, as those show that still wait.
+
+        While calls are answered they have waited for half their time on average, so that this is
+        near the usual latency. It grows with the time where none is answered any more.
+        """
+        return 2 * (self._calls * now - self._began) / (self._calls + 1)
+
+
+class Outcomes:
+    """Which of the latest calls failed."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._window_s = deployment.window_s
+        self._latest: deque[tuple[float, bool]] = deque(maxlen=latest_of(deployment))
 
     def add(self, *, failed: bool, now: float) -> None:
-        """Count a call."""
-        number = math.floor(now / self._slice_s)
-        if not self._slices or self._slices[-1][0] < number:
-            self._slices.append([number, 0, 0])
-        self._slices[-1][1] += 1
-        self._slices[-1][2] += failed
+        """Note a call."""
+        self._latest.append((now, failed))
 
     def counts(self, now: float) -> tuple[int, int]:
-        """Return the calls and the failures of the window."""
-        first = math.floor(now / self._slice_s) - SLICES
-        kept = [each for each in self._slices if each[0] > first]
-        return sum(each[1] for each in kept), sum(each[2] for each in kept)
+        """Return how many of the latest calls were within the window, and how many failed."""
+        within = [failed for at, failed in self._latest if at > now - self._window_s]
+        return len(within), sum(within)
 
     def clear(self) -> None:
-        """Forget what was counted."""
-        self._slices.clear()
+        """Forget what was noted."""
+        self._latest.clear()
+
+
+def latest_of(deployment: Deployment) -> int:
+    """Return how many of its latest calls count: enough to show more failures than are allowed."""
+    return max(LATEST, 2 * (deployment.failures_allowed + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +143,6 @@ class SharedState:
 
     cooling_s: float = 0.0
     half_open: bool = False
-    level: int = 0
     answer_s: float | None = None
     first_token_s: float | None = None
 
@@ -124,14 +156,12 @@ class DeploymentState:
         self.half_open = False
         self.probe: object | None = None
         """The one call that may be made while it is half open."""
-        self.waiting: dict[Measure, dict[object, float]] = {"answer": {}, "first_token": {}}
-        """When the calls that are not measured yet began, the oldest first."""
+        self.waiting: dict[Measure, Waiting] = {"answer": Waiting(), "first_token": Waiting()}
         self.latency: dict[Measure, Latency] = {"answer": Latency(), "first_token": Latency()}
-        self.outcomes = Outcomes(deployment.window_s)
+        self.outcomes = Outcomes(deployment)
         self.calls = self.answers = self.failures = self.rejected = self.abandoned = 0
         self.rate_limited = self.hedges = self.cooldowns = 0
         self.cooling_until = self.changed_at = self._told_until = -math.inf
-        self.level = 0
         self.unshared = False
         """Whether others have not been told of the last change."""
         self._shared = SharedState()
@@ -147,20 +177,18 @@ class DeploymentState:
     def load(self, measure: Measure, now: float, *, otherwise_s: float) -> float:
         """Return what is to be feared of another call: less is better.
 
-        The calls in flight count with the latency, and so do failures that did not suffice to cool
-        it. Its oldest call that still waits says how long calls take at least.
+        Calls in flight count with the latency as far as they are more than those that it was
+        measured beside, and so do failures that did not suffice to cool it.
         """
         expected_s = self.expected_s(measure, now)
         if expected_s is None:
             expected_s = otherwise_s
-        _, failed = self.outcomes.counts(now)
-        queue = (self.in_flight + 1) * (failed + 1)
-        return (
-            max(expected_s, _LEAST_S)
-            * queue
-            * self.deployment.relative_cost
-            / self.deployment.weight
-        )
+        calls, failed = self.outcomes.counts(now)
+        usual = self.latency[measure].beside
+        queue = max((self.in_flight + 1) / (usual + 1), 1.0)
+        mine = self.deployment
+        feared_s = max(expected_s, _LEAST_S) * queue * (calls + 1) / (calls - failed + 1)
+        return feared_s * mine.relative_cost / mine.weight
 
     def expected_s(self, measure: Measure, now: float) -> float | None:
         """Return how long a call will take, `None` if nothing is known."""
@@ -171,17 +199,14 @@ class DeploymentState:
         if known is None:
             shared = self._shared
             known = shared.answer_s if measure == "answer" else shared.first_token_s
-        oldest = next(iter(self.waiting[measure].values()), now)
-        if known is None:
-            return None
-        return max(known, now - oldest)
+        return None if known is None else max(known, self.waiting[measure].least_s(now))
 
     def answered(self, now: float, *, tests: bool) -> None:
         """Take notice of an answer; of one that `tests` the deployment if it was asked to."""
         self.answers += 1
         self.outcomes.add(failed=False, now=now)
         if tests:
-            self.half_open, self.level = False, 0
+            self.half_open = False
             self.cooling_until = self._told_until = -math.inf
             self.changed_at = now
             self.outcomes.clear()
@@ -195,16 +220,15 @@ class DeploymentState:
             self.rate_limited += 1
         if fault.wait_s is not None:
             # The provider says when to come back: all may then.
-            wait_s = min(fault.wait_s, mine.longest_cooldown_s)
+            wait_s = min(fault.wait_s, mine.longest_wait_s)
             self._told_until = max(self._told_until, now + wait_s)
             self._cool(wait_s, now, half_open=self.half_open)
         elif tests:
-            self.level = min(self.level + 1, _MOST_DOUBLINGS)
-            self._cool_own(now)
+            self._cool(mine.cooldown_s, now, half_open=True)
         elif self.cooling_s(now) or self.half_open:
             return  # a call that was begun before
         elif fault.kind == "rate_limited" or self._too_many(now):
-            self._cool_own(now)
+            self._cool(mine.cooldown_s, now, half_open=True)
 
     def learn(self, shared: SharedState, now: float) -> None:
         """Take over what all processes know together."""
@@ -219,7 +243,7 @@ class DeploymentState:
         closes = (self.half_open or self.cooling_s(now) > 0) and not shared.half_open
         if closes and until <= now:
             self.outcomes.clear()
-        self.cooling_until, self.half_open, self.level = until, shared.half_open, shared.level
+        self.cooling_until, self.half_open = until, shared.half_open
 
     def stats(self, now: float) -> DeploymentStats:
         """Return how it stands."""
@@ -247,12 +271,6 @@ class DeploymentState:
         # In a burst the failures come first, being quicker: the calls in flight may well succeed.
         calls += self.in_flight
         return failed > mine.failures_allowed and failed >= mine.failure_share * calls
-
-    def _cool_own(self, now: float) -> None:
-        mine = self.deployment
-        self._cool(
-            min(mine.cooldown_s * 2**self.level, mine.longest_cooldown_s), now, half_open=True
-        )
 
     def _cool(self, seconds: float, now: float, *, half_open: bool) -> None:
         if not self.cooling_s(now):

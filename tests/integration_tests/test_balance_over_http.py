@@ -160,7 +160,7 @@ def test_threads_share_a_balancer(serve: Any) -> None:
 
         return answer
 
-    servers = [serve(flaky()) for _ in range(3)]
+    servers = [serve(flaky()), serve(flaky()), serve(lambda _: "four")]
     model, ledger = balanced(servers), UsageLedger()
 
     with ThreadPoolExecutor(25) as pool:

@@ -152,17 +152,18 @@ def test_a_process_does_not_try_what_another_one_tries(
     assert (cooled.calls, free.calls) == (0, 5)
 
 
-def test_cooldowns_double_for_all(redis_server: Server, namespace: str) -> None:
-    deployment = Deployment(
-        "a", says("x"), failures_allowed=0, cooldown_s=10, longest_cooldown_s=30
-    )
+def test_a_call_that_fails_after_a_cooldown_begins_another_one_for_all(
+    redis_server: Server, namespace: str
+) -> None:
+    deployment = Deployment("a", says("x"), failures_allowed=0, cooldown_s=10)
+    again = Deployment("a", says("x"), failures_allowed=0, cooldown_s=40)
     shared = RedisDeployments(redis_server.url, namespace=namespace)
     waits = []
-    for tests in (False, True, True, True):
-        shared.report(report(deployment, "unavailable", tests=tests))
+    for failed, tests in ((deployment, False), (again, False), (again, True)):
+        shared.report(report(failed, "unavailable", tests=tests))
         waits.append(state(shared, deployment).cooling_s)
 
-    assert waits == pytest.approx([10, 20, 30, 30], abs=0.5)
+    assert waits == pytest.approx([10, 10, 40], abs=0.5)
 
 
 def test_few_failures_among_many_calls_cool_nobody(redis_server: Server, namespace: str) -> None:
@@ -170,13 +171,12 @@ def test_few_failures_among_many_calls_cool_nobody(redis_server: Server, namespa
     shared = RedisDeployments(redis_server.url, namespace=namespace)
     for _ in range(30):
         shared.report(report(deployment, "answered"))
-    for _ in range(10):
+    for _ in range(9):
         shared.report(report(deployment, "unavailable"))
+    shared.report(report(deployment, "unavailable", in_flight=1))
     assert not state(shared, deployment).half_open
 
-    shared.report(report(deployment, "unavailable", in_flight=100))
-    for _ in range(30):
-        shared.report(report(deployment, "unavailable"))
+    shared.report(report(deployment, "unavailable"))
     assert state(shared, deployment).half_open
 
 

@@ -24,7 +24,7 @@ from langchain_tokenopt.routing.balance import BalancedChatModel
 from langchain_tokenopt.routing.balance_board import DeploymentsCoolingError
 from langchain_tokenopt.routing.deployment import BalanceStats, Deployment, Hedging
 from langchain_tokenopt.routing.deployment_fault import Fault, fault_of, told_wait_s
-from langchain_tokenopt.routing.deployment_state import Latency
+from langchain_tokenopt.routing.deployment_state import DeploymentState, Latency, Waiting
 from langchain_tokenopt.testing import Failure, ScriptedModel
 
 
@@ -225,6 +225,44 @@ def test_failures_that_do_not_suffice_to_cool_make_others_the_better_choice() ->
     assert model.stats()["shaky"].cooldowns == 0
 
 
+def test_calls_in_flight_count_beside_those_that_the_latency_was_measured_among() -> None:
+    state = DeploymentState(Deployment("only", says("four")))
+    state.latency["answer"].add(2.0, 0.0, beside=9)
+
+    def load(in_flight: int) -> float:
+        state.in_flight = in_flight
+        return state.load("answer", 0.0, otherwise_s=1.0)
+
+    assert [load(0), load(9), load(19)] == [2.0, 2.0, 4.0]
+
+
+@given(st.lists(st.floats(0.0, 100.0), max_size=30), st.floats(100.0, 200.0))
+def test_calls_that_wait_show_a_latency_between_their_mean_and_twice_that(
+    began: list[float], now: float
+) -> None:
+    waiting = Waiting()
+    for at in began:
+        waiting.add(at)
+    mean = sum(now - at for at in began) / max(len(began), 1)
+
+    assert mean - 1e-6 <= waiting.least_s(now) <= 2 * mean + 1e-6
+    for at in began:
+        waiting.remove(at)
+    assert waiting.least_s(now) == 0.0
+
+
+def test_an_outage_is_seen_behind_any_number_of_answers() -> None:
+    only = says(*["four"] * 500, StatusError(500))
+    model = balanced(Deployment("only", only))
+    for _ in range(500):
+        model.invoke("2 + 2?")
+    for _ in range(10):
+        with pytest.raises(StatusError):
+            model.invoke("2 + 2?")
+
+    assert model.stats()["only"].cooldowns == 1
+
+
 def test_latency_follows_changes_and_fades_when_nothing_is_measured() -> None:
     latency = Latency()
     latency.add(1.0, now=0.0)
@@ -376,7 +414,7 @@ def test_the_wait_that_a_provider_names_is_kept() -> None:
 def test_a_wait_that_is_too_long_is_cut() -> None:
     clock = Clock()
     busy = says(StatusError(429, {"retry-after": "86400"}), "four")
-    model = balanced(Deployment("busy", busy, longest_cooldown_s=60), clock=clock)
+    model = balanced(Deployment("busy", busy, longest_wait_s=60), clock=clock)
     with pytest.raises(StatusError):
         model.invoke("2 + 2?")
 
@@ -515,11 +553,11 @@ def test_one_call_at_a_time_tries_a_deployment_that_cooled() -> None:
     assert tried.calls == 3
 
 
-def test_a_deployment_that_fails_again_cools_twice_as_long() -> None:
+def test_a_deployment_that_fails_again_cools_again() -> None:
     clock = Clock()
     down = says(StatusError(500))
     model = balanced(
-        Deployment("only", down, failures_allowed=0, cooldown_s=10, longest_cooldown_s=30),
+        Deployment("only", down, failures_allowed=0, cooldown_s=10),
         clock=clock,
     )
     waits = []
@@ -529,7 +567,8 @@ def test_a_deployment_that_fails_again_cools_twice_as_long() -> None:
         waits.append(model.stats()["only"].cooling_s)
         clock.now += waits[-1] + 0.01
 
-    assert waits == pytest.approx([10, 20, 30, 30])
+    assert waits == [10, 10, 10, 10]
+    assert down.calls == 4
 
 
 def test_a_probe_that_its_caller_leaves_lets_the_next_one_try() -> None:
@@ -869,9 +908,10 @@ def test_a_budget_may_refuse_a_retry() -> None:
     model = balanced(*(Deployment(f"d{n}", each) for n, each in enumerate(models)))
     handler = BudgetHandler(BudgetGuard([Budget("b", calls=1)]))
 
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(BudgetExceededError) as caught:
         model.invoke("2 + 2?", {"callbacks": [handler]})
 
+    assert isinstance(caught.value.__cause__, StatusError)
     assert sum(each.calls for each in models) == 1
     assert idle(model.stats())
 
@@ -997,6 +1037,7 @@ async def test_structured_output_is_parsed_whoever_answers(kinds: Any) -> None:
         (lambda: balanced(Deployment("a", says("x")), Deployment("a", says("x"))), "must differ"),
         (lambda: balanced(Deployment("a", says("x")), region="eu"), "no deployment is in region"),
         (lambda: balanced(Deployment("a", says("x")), most_attempts=0), "most_attempts"),
+        (lambda: balanced(Deployment("a", says("x")), choices=0), "choices"),
         (lambda: balanced(Deployment("a", says("x")), patience_s=-1.0), "patience_s"),
         (lambda: balanced(Deployment("a", says("x")), when_all_cool="wait"), "when_all_cool"),
         (lambda: Deployment("", says("x")), "needs a name"),
@@ -1007,6 +1048,7 @@ async def test_structured_output_is_parsed_whoever_answers(kinds: Any) -> None:
         (lambda: Deployment("a", says("x"), failure_share=1.5), "failure_share"),
         (lambda: Hedging(most=0), "most and quantile"),
         (lambda: Hedging(measurements=0), "measurements"),
+        (lambda: Hedging(saved=0), "saved"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(
