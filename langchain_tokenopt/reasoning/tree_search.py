@@ -255,15 +255,15 @@ def payable_expansions(
 ) -> int | None:
     """Return how many expansions a budget has room for, one at least; `None` without a limit.
 
-    An expansion is taken to cost what those before it did on average, scoring included. A budget
-    of calls keeps one of them for scoring.
+    An expansion is taken to cost what those before it did on average, scoring included. Room for
+    one more is kept for the scores of what comes next, which may not have been paid for yet.
 
     >>> payable_expansions(Room(tokens=1_000), expansions=2, tokens=600)
-    3
+    2
     """
-    limits = [] if room.calls is None else [room.calls - 1]
+    limits = [] if room.calls is None else [room.calls]
     if room.tokens is not None and tokens > 0:
         limits.append(room.tokens * expansions // tokens)
     if room.dollars is not None and dollars is not None and dollars > 0:
         limits.append(int(room.dollars * expansions / dollars))
-    return max(1, min(limits)) if limits else None
+    return max(1, min(limits) - 1) if limits else None

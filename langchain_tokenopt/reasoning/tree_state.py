@@ -73,7 +73,8 @@ class Level:
 
     def payable(self, room: Room) -> int | None:
         """Return how many expansions a budget with this room can pay, `None` for any number."""
-        usage = ReasoningUsage.of(StepUsage.model_validate(row) for row in self.state["usage"])
+        rows = [*self.state["usage"], *self.rows]
+        usage = ReasoningUsage.of(StepUsage.model_validate(row) for row in rows)
         before, now = self.state["dollars"], room.dollars
         return payable_expansions(
             room,

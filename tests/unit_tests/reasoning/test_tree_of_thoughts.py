@@ -72,8 +72,8 @@ def fates(result: Any) -> dict[str, str]:
     return {step.text: step.step for step in result.trace}
 
 
-def allowed(**limits: Any) -> dict[str, Any]:
-    return {"callbacks": [BudgetHandler(BudgetGuard([Budget("some", **limits)]))]}
+def allowed(**limits: Any) -> Any:
+    return {"callbacks": [BudgetHandler(BudgetGuard([Budget("some", **limits)], output_tokens=20))]}
 
 
 # --- breadth first ----------------------------------------------------------------------------
@@ -337,15 +337,15 @@ def test_a_run_that_stopped_within_a_level_goes_on_without_asking_its_siblings_a
 ) -> None:
     model = proposer()
 
-    def propose(messages: Any) -> AIMessage:
-        if messages.to_messages()[-1].text.splitlines()[1] == waits:
+    def propose(messages: list[BaseMessage]) -> AIMessage:
+        if messages[-1].text.splitlines()[1] == waits:
             interrupt("may I?")
         return model.invoke(messages)
 
     saver = InMemorySaver()
 
     def graph() -> Any:
-        asking = RunnableLambda(lambda messages: propose(ChatPromptTemplate(messages).invoke({})))
+        asking = RunnableLambda(propose)
         thinking = TreeOfThoughts(asking, depth=2, search=Beam(2), scorer=scorer())
         return thinking.as_graph(checkpointer=saver)
 
@@ -399,27 +399,29 @@ def test_a_refused_call_of_any_step_is_raised_where_the_caller_likes(calls: int)
         thinking.invoke(QUESTION, allowed(calls=calls))
 
 
-def test_the_beam_narrows_to_what_the_calls_left_can_pay() -> None:
+@pytest.mark.parametrize(("calls", "proposed", "scored"), [(4, 2, 2), (5, 4, 1), (6, 4, 1)])
+def test_the_beam_narrows_to_what_the_calls_left_can_pay(
+    calls: int, proposed: int, scored: int
+) -> None:
     thinking, model, judge = tree(search=Beam(3))
 
-    result = thinking.invoke(QUESTION, allowed(calls=4))
+    result = thinking.invoke(QUESTION, allowed(calls=calls))
 
-    # One to expand, one to score since not all can be kept, one expansion, one to score.
-    assert (model.calls, judge.calls) == (2, 2)
+    # Where all three cannot be kept, a call chooses; the last call is kept for the last scores.
+    assert (model.calls, judge.calls) == (proposed, scored)
     assert (result.answer, result.stop_reason) == ("d", "answered")
 
 
 def test_the_beam_narrows_to_what_the_tokens_left_can_pay() -> None:
-    free, model, _ = tree(search=Beam(3))
+    free, asked, _ = tree(search=Beam(3))
     spent = free.invoke(QUESTION).usage.total.total_tokens
-    narrow, narrowed, _ = tree(search=Beam(3))
-    config = allowed(tokens=spent * 3 // 4)
+    narrow, model, _ = tree(search=Beam(3))
 
-    result = narrow.bind(max_tokens=20).invoke(QUESTION, config)  # type: ignore[arg-type]
+    result = narrow.invoke(QUESTION, allowed(tokens=spent * 9 // 10))
 
-    assert model.calls == 4
-    assert narrowed.calls < 4
-    assert result.usage.total.total_tokens <= spent * 3 // 4
+    assert (asked.calls, model.calls) == (4, 2)
+    assert (result.answer, result.stop_reason) == ("d", "answered")
+    assert result.usage.total.total_tokens <= spent * 9 // 10
 
 
 async def test_runs_at_once_share_one_budget_and_never_overshoot_it() -> None:

@@ -251,11 +251,11 @@ def test_a_search_that_finds_nothing_is_refused(make: Any) -> None:
     ("room", "payable"),
     [
         (Room(), None),
-        (Room(tokens=1_000), 3),
+        (Room(tokens=1_000), 2),
         (Room(tokens=10), 1),
         (Room(calls=5), 4),
         (Room(calls=0), 1),
-        (Room(dollars=Decimal("0.05")), 10),
+        (Room(dollars=Decimal("0.05")), 9),
         (Room(tokens=1_000, calls=3, dollars=Decimal("0.05")), 2),
     ],
 )
