@@ -1,27 +1,29 @@
-"""The applications that are compared: plain, with the cache, and with the cascade on top."""
+"""The applications that are compared: plain, with the cache, and as one multi-tier graph."""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 
 from langchain_tokenopt.advisor import LoggedCall
-from langchain_tokenopt.caches import CachedChatModel, MemoryCache
+from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SemanticCache
 from langchain_tokenopt.demo.play import Application
+from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.routing import (
     Attempt,
     Tier,
     Verdict,
-    create_cascade,
     mentions,
     no_refusal,
     not_empty,
     not_truncated,
 )
+from langchain_tokenopt.stack import create_multi_tier
 
 ModelFactory = Callable[[str], BaseChatModel]
 """Makes a chat model of a name; every step gets models of its own."""
@@ -73,27 +75,46 @@ def cached_step(models: ModelFactory) -> Step:
 
 def cascade_step(models: ModelFactory, *, small: str, large: str) -> Step:
     """Ask the small model first, and the large one where a rule or a check says so."""
+    adds = f"{small} first; {large} where a rule or a check of the answer asks for it"
+    return Step(
+        name="+ cascade", adds=adds, build=lambda: _multi_tier(models, small=small, large=large)
+    )
+
+
+def likeness_step(models: ModelFactory, *, small: str, large: str) -> Step:
+    """Serve questions that mean the same before any model is asked."""
 
     def build() -> Application:
-        cache = MemoryCache()
-        tiers = [
-            Tier("small", CachedChatModel(models(small), cache=cache)),
-            Tier("large", CachedChatModel(models(large), cache=cache)),
-        ]
-        graph: Any = create_cascade(
-            tiers,
-            checks=[not_empty, not_truncated, no_refusal, equations_hold],
-            rules=[mentions("together", "express delivery", tier="large")],
-        ).compile()
+        embeddings = StaticEmbeddings()
+        embeddings.embed_query("ready?")  # loads the weights before the first request
+        similar = SemanticCache(embeddings, max_error_rate=0.01)
+        return _multi_tier(models, small=small, large=large, similar=similar)
 
-        def answer(call: LoggedCall, config: RunnableConfig) -> str:
-            state = graph.invoke({"messages": list(call.messages)}, config)
-            return str(state["answer"].text)
+    adds = "a question that means the same as one before shares its answer"
+    return Step(name="+ like questions", adds=adds, build=build)
 
-        return answer
 
-    adds = f"{small} first; {large} where a rule or a check of the answer asks for it"
-    return Step(name="+ cascade", adds=adds, build=build)
+def _multi_tier(
+    models: ModelFactory, *, small: str, large: str, similar: SemanticCache | None = None
+) -> Application:
+    in_flight = MemoryCache()
+    tiers = [
+        Tier("small", CachedChatModel(models(small), cache=in_flight)),
+        Tier("large", CachedChatModel(models(large), cache=in_flight)),
+    ]
+    graph: Any = create_multi_tier(
+        tiers,
+        cache=MemoryCache(),
+        similar=similar,
+        rules=[mentions("together", "express delivery", tier="large")],
+        checks=[not_empty, not_truncated, no_refusal, equations_hold],
+    ).compile()
+
+    def answer(call: LoggedCall, config: RunnableConfig) -> str:
+        state = graph.invoke({"messages": list(call.messages)}, config)
+        return str(state["answer"].text)
+
+    return answer
 
 
 _NUMBER = r"\$?(-?[\d,]*\.?\d+)(%?)"
@@ -132,4 +153,6 @@ def steps_for(models: ModelFactory, *, cascade: Sequence[str]) -> list[Step]:
     if cascade:
         small, large = cascade
         steps.append(cascade_step(models, small=small, large=large))
+        if find_spec("wordllama") is not None:  # the extra `local`
+            steps.append(likeness_step(models, small=small, large=large))
     return steps

@@ -62,8 +62,9 @@ def test_the_bundled_traffic_is_what_it_is_said_to_be() -> None:
 def test_every_request_is_answered_in_every_step(bundled: tuple[Comparison, str]) -> None:
     comparison, _ = bundled
 
-    assert [r.step.name for r in comparison.results] == ["plain", "+ exact cache", "+ cascade"]
-    assert [r.failed for r in comparison.results] == [0, 0, 0]
+    names = ["plain", "+ exact cache", "+ cascade", "+ like questions"]
+    assert [r.step.name for r in comparison.results] == names
+    assert [r.failed for r in comparison.results] == [0, 0, 0, 0]
     assert all(len(r.outcomes) == 320 for r in comparison.results)
     assert comparison.plain.changed == 0
 
@@ -71,18 +72,18 @@ def test_every_request_is_answered_in_every_step(bundled: tuple[Comparison, str]
 def test_each_step_spends_less_and_no_step_is_more_often_wrong(
     bundled: tuple[Comparison, str],
 ) -> None:
-    plain, cached, cascaded = bundled[0].results
+    plain, cached, cascaded, alike = bundled[0].results
 
-    assert plain.totals.cost > cached.totals.cost > cascaded.totals.cost > 0
+    assert plain.totals.cost > cached.totals.cost > cascaded.totals.cost > alike.totals.cost > 0
     assert plain.graded == 62
-    assert cascaded.wrong <= cached.wrong == plain.wrong
+    assert alike.wrong <= cascaded.wrong <= cached.wrong == plain.wrong
     assert bundled[0].saved_share > 0.5
 
 
 def test_the_cache_gives_the_same_answers_for_one_call_each(
     bundled: tuple[Comparison, str],
 ) -> None:
-    plain, cached, _ = bundled[0].results
+    plain, cached, *_ = bundled[0].results
     distinct = {
         (o.call.model, tuple((m.type, m.text) for m in o.call.messages)) for o in plain.outcomes
     }
@@ -143,7 +144,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
     assert read.links == []
     assert read.open == []
     assert "<script" not in text
-    assert text.count("<polyline") == 3
+    assert text.count("<polyline") == 4
     for word in ("Before and after", "What each technique saved", "Computed"):
         assert word in text
 
