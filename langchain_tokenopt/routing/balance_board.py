@@ -191,9 +191,9 @@ class Board:
                 self._saved += 1
 
     def next_s(self, choice: Choice) -> float | None:
-        """Return when a deployment may be asked, `None` if that depends on a call in flight.
+        """Return when one of the deployments that may not be asked now may be.
 
-        Infinity if all are excluded.
+        `None` if that depends on a call in flight, here or elsewhere; infinity if all are excluded.
         """
         with self._lock:
             states = self._candidates(choice)
@@ -283,9 +283,7 @@ class Board:
         return turn
 
     def _next_s(self, states: Sequence[DeploymentState], now: float) -> float | None:
-        waits = [
-            state.cooling_s(now) for state in states if state.cooling_s(now) or state.probe is None
-        ]
+        waits = [state.cooling_s(now) for state in states if state.cooling_s(now)]
         return min(waits, default=None)
 
     def _release(self, state: DeploymentState, turn: Turn) -> None:

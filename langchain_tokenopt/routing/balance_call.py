@@ -125,12 +125,14 @@ class Balancer:
         """Return a turn at a deployment, once there is one; `None` to give up."""
         while tries.may_go_on:
             self._shared.refresh()
-            turn = self._free(tries)
+            turn = self._free(tries.choice)
+            if turn is None and tries.asked:
+                turn = self._free(tries.again)
             if turn is None and tries.takes_any:
                 turn = self._board.take_soonest(tries.choice)
             if turn is not None:
                 return turn
-            wait_s = tries.wait_s(self._board.next_s(tries.choice))
+            wait_s = tries.wait_s(self._board.next_s(tries.again))
             if wait_s is None:
                 break
             self._patience.sleep(wait_s)
@@ -139,19 +141,20 @@ class Balancer:
     async def _atake(self, tries: Tries) -> Turn | None:
         while tries.may_go_on:
             await self._shared.arefresh()
-            turn = await self._afree(tries)
+            turn = await self._afree(tries.choice)
+            if turn is None and tries.asked:
+                turn = await self._afree(tries.again)
             if turn is None and tries.takes_any:
                 turn = self._board.take_soonest(tries.choice)
             if turn is not None:
                 return turn
-            wait_s = tries.wait_s(self._board.next_s(tries.choice))
+            wait_s = tries.wait_s(self._board.next_s(tries.again))
             if wait_s is None:
                 break
             await self._patience.async_sleep(wait_s)
         return None
 
-    def _free(self, tries: Tries) -> Turn | None:
-        choice = tries.choice
+    def _free(self, choice: Choice) -> Turn | None:
         while (turn := self._board.take(choice)) is not None:
             if not turn.tests or self._shared.may_probe(turn):
                 return turn
@@ -159,8 +162,7 @@ class Balancer:
             choice = choice.without(turn.deployment)
         return None
 
-    async def _afree(self, tries: Tries) -> Turn | None:
-        choice = tries.choice
+    async def _afree(self, choice: Choice) -> Turn | None:
         while (turn := self._board.take(choice)) is not None:
             try:
                 allowed = not turn.tests or await self._shared.amay_probe(turn)

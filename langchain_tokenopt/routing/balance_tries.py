@@ -11,6 +11,7 @@ from langchain_tokenopt.routing.deployment_fault import Fault
 WhenAllCool = Literal["raise", "soonest"]
 # How often to look whether the one call that a half-open deployment gets is over.
 _LOOK_S = 0.05
+_LEAST_WAIT_S = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,9 @@ class Tries:
 
     def __init__(self, choice: Choice, patience: Patience) -> None:
         self.choice = choice
+        """Deployments that were not asked yet."""
+        self.again = choice
+        """Those, and such as had enough for a while."""
         self.last: Missed | None = None
         self.asked: list[str] = []
         self._patience = patience
@@ -45,14 +49,15 @@ class Tries:
         return self._patience.when_all_cool == "soonest" and not self.asked
 
     def missed(self, turn: Turn, error: BaseException, fault: Fault | None) -> Missed:
-        """Note a failure; whoever has enough for now may be asked again when it does not cool."""
+        """Note a failure."""
+        self.choice = self.choice.without(turn.deployment)
         if fault is not None and fault.kind != "rate_limited":
-            self.choice = self.choice.without(turn.deployment)
+            self.again = self.again.without(turn.deployment)
         return Missed(turn=turn, error=error, fault=fault)
 
     def wait_s(self, next_s: float | None) -> float | None:
         """Return how long to wait for a deployment, `None` to give up."""
-        seconds = _LOOK_S if next_s is None else next_s
+        seconds = max(next_s, _LEAST_WAIT_S) if next_s else _LOOK_S
         if seconds > self._left_s:
             return None
         self._left_s -= seconds
@@ -61,7 +66,7 @@ class Tries:
     def failure(self, board: Board) -> BaseException:
         """Return what to raise: the last error, with the deployments that were asked."""
         if self.last is None:
-            return board.cooling(self.choice)
+            return board.cooling(self.again)
         error = self.last.error
         note = f"deployments asked: {', '.join(self.asked)}"
         if note not in getattr(error, "__notes__", ()):

@@ -134,7 +134,7 @@ def test_one_process_tries_a_deployment_that_cooled(redis_server: Server, namesp
 
 
 def test_a_process_does_not_try_what_another_one_tries(
-    redis_server: Server, namespace: str
+    redis_server: Server, namespace: str, until: Until
 ) -> None:
     shared = RedisDeployments(redis_server.url, namespace=namespace)
     cooled, free = says("four"), says("four")
@@ -143,13 +143,32 @@ def test_a_process_does_not_try_what_another_one_tries(
         Deployment("free", free),
     )
     shared.report(report(deployments[0], "unavailable"))
-    time.sleep(0.005)  # by the clock of the Redis, which nobody can set
+    until(lambda: not state(shared, deployments[0]).cooling_s)
     assert shared.probe(deployments[0])
     model = process(redis_server.url, namespace, *deployments)
 
     for _ in range(5):
         model.invoke("2 + 2?")
     assert (cooled.calls, free.calls) == (0, 5)
+
+
+async def test_a_request_does_not_hang_while_another_process_tries_the_only_deployment(
+    redis_server: Server, namespace: str, until: Until
+) -> None:
+    shared = RedisDeployments(redis_server.url, namespace=namespace)
+    only = Deployment("only", says("four"), failures_allowed=0, cooldown_s=0.001)
+    shared.report(report(only, "unavailable"))
+    until(lambda: not state(shared, only).cooling_s)
+    assert shared.probe(only)
+    waited: list[float] = []
+    model = process(redis_server.url, namespace, only, patience_s=0.12, sleep=waited.append)
+    impatient = process(redis_server.url, namespace, only)
+
+    with pytest.raises(DeploymentsCoolingError, match="try again soon"):
+        model.invoke("2 + 2?")
+    with pytest.raises(DeploymentsCoolingError, match="try again soon"):
+        await impatient.ainvoke("2 + 2?")
+    assert waited == [0.05, 0.05]
 
 
 def test_a_call_that_fails_after_a_cooldown_begins_another_one_for_all(

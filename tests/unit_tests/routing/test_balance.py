@@ -447,6 +447,18 @@ async def test_a_request_waits_for_a_short_cooldown_where_it_may() -> None:
     assert clock.now == pytest.approx(1_001.0)
 
 
+def test_a_deployment_that_had_enough_is_asked_again_after_all_others_only() -> None:
+    clock = Clock()
+    limit = StatusError(429, {"retry-after": "0"})
+    busy, broken = says(limit, "four"), says(StatusError(500))
+    model = balanced(
+        Deployment("busy", busy, weight=1_000), Deployment("broken", broken), clock=clock
+    )
+
+    assert served_by(model.invoke("2 + 2?")) == "busy"
+    assert (busy.calls, broken.calls) == (2, 1)
+
+
 def test_a_request_does_not_begin_to_wait_for_longer_than_it_may() -> None:
     clock = Clock()
     busy = says(StatusError(429, {"retry-after": "5"}))
