@@ -58,12 +58,13 @@ class Bench:
         self.unpaid: set[str] = set()
         """Runnables whose first sample the budget could not pay for."""
         self.ended = False
-        """Whether the budget could not pay for the next sample."""
+        """Whether the last measurement ended because the budget could not pay for more."""
         self._metric = metric or typed_equality()
         self._held: dict[str, int] = {}
 
     def measure(self, runnables: Mapping[str, Runnable[Any, Any]], *, until: int) -> Work[None]:
         """Bring the runnables as far as sample `until`, or to the end of the budget."""
+        self.ended = False
         while jobs := self._next(runnables, until):
             outcomes = yield [
                 Job(runnable=runnables[name], input=self.samples[index].input, step=name)

@@ -23,13 +23,8 @@ from langchain_tokenopt.reasoning.evaluate import (
 from langchain_tokenopt.reasoning.extract import Extractor
 from langchain_tokenopt.reasoning.jobs import Work, arun, run
 from langchain_tokenopt.reasoning.metrics import LabelledSample, Metric
-from langchain_tokenopt.reasoning.race import (
-    FewestTokens,
-    Objective,
-    Race,
-    Verdict,
-    run_race,
-)
+from langchain_tokenopt.reasoning.objective import FewestTokens, Objective
+from langchain_tokenopt.reasoning.race import Race, Verdict, run_race
 from langchain_tokenopt.reasoning.self_consistency import SelfConsistency
 from langchain_tokenopt.reasoning.spending import Purse
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from langchain_core.runnables import Runnable
 
-from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.reasoning.bench import Bench, EvaluatedSample
 from langchain_tokenopt.reasoning.jobs import Work
+from langchain_tokenopt.reasoning.objective import FewestTokens, HighestScore, Objective
 from langchain_tokenopt.reasoning.sequential import (
     ConfidenceSequence,
     Interval,
@@ -25,42 +25,6 @@ from langchain_tokenopt.reasoning.sequential import (
 )
 
 _WAVE = 8  # samples between two looks; also the fewest that a ranking is made of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FewestTokens:
-    """The one with the fewest tokens a question of those whose score is hardly below the best."""
-
-    margin: float = 0.05
-    """How far the mean score may be below; nothing smaller can be told apart in few samples."""
-
-    def __post_init__(self) -> None:
-        """Refuse a margin that is no difference of scores."""
-        if not 0 < self.margin < 1:
-            message = f"margin is a difference of scores above 0 such as 0.05, got {self.margin}"
-            raise ConfigurationError(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HighestScore:
-    """The one with the highest score of those that use no more than so many tokens."""
-
-    max_tokens: int | None = None
-    """The mean for each question, input and output; `None` for no cap."""
-    margin: float = 0.01
-    """A difference of mean scores that does not matter; lets a choice between equals end."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be used."""
-        if self.max_tokens is not None and self.max_tokens < 1:
-            message = f"max_tokens is a number of tokens above 0, got {self.max_tokens}"
-            raise ConfigurationError(message)
-        if not 0 <= self.margin < 1:
-            message = f"margin is a difference of scores such as 0.01, got {self.margin}"
-            raise ConfigurationError(message)
-
-
-Objective = FewestTokens | HighestScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +75,24 @@ class Race:
     def look(self, rows: Mapping[str, Sequence[EvaluatedSample]]) -> None:
         """Take in the rows so far, and drop who is shown not to win."""
         self._rows = rows
-        for (one, other), differences in self._pairs.items():
+        for one, other in self._pairs:
             if one in self.running and other in self.running:
-                known = zip(rows.get(one, ()), rows.get(other, ()), strict=False)
-                for mine, theirs in list(known)[differences.n :]:
-                    differences.observe(mine.score - theirs.score)
+                self.compare(one, other, rows)
         for name in list(self.running) if self._common() else ():
             why = self._why_out(name)
             if why is not None:
                 self._drop(name, why)
+
+    def compare(
+        self, one: str, other: str, rows: Mapping[str, Sequence[EvaluatedSample]]
+    ) -> Interval:
+        """Take in the rows of two runnables, and return where the difference of scores lies."""
+        pair = (one, other) if (one, other) in self._pairs else (other, one)
+        differences = self._pairs[pair]
+        known = zip(rows.get(pair[0], ()), rows.get(pair[1], ()), strict=False)
+        for mine, theirs in list(known)[differences.n :]:
+            differences.observe(mine.score - theirs.score)
+        return self.difference(one, other)
 
     def leave_out(self, name: str, why: str) -> None:
         """Measure a runnable no further, though nothing shows that it would not win."""
@@ -137,6 +110,8 @@ class Race:
 
     def winner(self) -> Verdict | None:
         """Return the verdict if it is certain, `None` if more samples may change it."""
+        if self._start is not None and self._start not in self.running:
+            return self._verdict(self._start, "the budget could not pay for its first sample")
         if self._common() == 0:
             return None if self.running else self._verdict(None, "none of them can be taken")
         first, margin = self._ranked()[0], self._objective.margin
@@ -208,6 +183,8 @@ class Race:
             if cap is not None and between is not None and between.low > cap:
                 return f"uses more than {cap:,} tokens a question"
             rivals = [rival for rival in rivals if self._is_under_cap(rival)]
+        elif self._start is not None and self._is_dearer(name, self._start):
+            return f"uses more tokens than {self._start}"
         for rival in rivals:
             if rival == name:
                 continue
@@ -232,6 +209,10 @@ class Race:
             return True
         between = self._tokens_interval(name)
         return between is not None and between.high <= cap
+
+    def _is_dearer(self, name: str, other: str) -> bool:
+        mine, theirs = self._tokens_interval(name), self._tokens_interval(other)
+        return mine is not None and theirs is not None and mine.low > theirs.high
 
     def _tokens_interval(self, name: str) -> Interval | None:
         tokens = [row.tokens for row in self._rows.get(name, ())]

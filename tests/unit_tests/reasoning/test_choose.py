@@ -18,7 +18,8 @@ from langchain_tokenopt.reasoning.choose import (
     default_techniques,
 )
 from langchain_tokenopt.reasoning.metrics import LabelledSample, typed_equality
-from langchain_tokenopt.reasoning.race import FewestTokens, HighestScore, Objective, Race
+from langchain_tokenopt.reasoning.objective import FewestTokens, HighestScore, Objective
+from langchain_tokenopt.reasoning.race import Race
 from langchain_tokenopt.reasoning.result import ReasoningUsage, StepUsage
 from langchain_tokenopt.testing import ScriptedModel
 
