@@ -7,7 +7,6 @@ from uuid import uuid4
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
@@ -22,6 +21,8 @@ from langchain_tokenopt.accounting import (
     BudgetStatus,
 )
 from langchain_tokenopt.errors import BudgetExceededError, ConfigurationError
+from langchain_tokenopt.middleware.hearing import heard_by
+from langchain_tokenopt.middleware.order import inside
 
 WhenExceeded = Literal["raise", "stop", "ask"]
 STOPPED = "tokenopt_budget"
@@ -95,7 +96,8 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             refused = None
             for model in self._models(request):
                 try:
-                    return handler(_told(request, model, booking))
+                    with inside(self):
+                        return handler(heard_by(request, model, booking))
                 except BudgetExceededError as error:
                     refused = refused or error
             answer = self._exceeded(_given(refused), request)
@@ -113,7 +115,8 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             refused = None
             for model in self._models(request):
                 try:
-                    return await handler(_told(request, model, booking))
+                    with inside(self):
+                        return await handler(heard_by(request, model, booking))
                 except BudgetExceededError as error:
                     refused = refused or error
             answer = self._exceeded(_given(refused), request)
@@ -142,21 +145,6 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 def _run_of(request: ModelRequest[Any]) -> str:
     state: Mapping[str, Any] = request.state
     return str(state.get("tokenopt_run", ""))
-
-
-def _told(
-    request: ModelRequest[Any], model: Any, handler: BaseCallbackHandler
-) -> ModelRequest[Any]:
-    """Return the request with a model of the same type that tells `handler` of its calls."""
-    if not isinstance(model, BaseChatModel):  # one that is chosen by the config
-        return request.override(model=model.with_config({"callbacks": [handler]}))
-    callbacks: Any = model.callbacks
-    if isinstance(callbacks, BaseCallbackManager):
-        callbacks = callbacks.copy()
-        callbacks.add_handler(handler, inherit=False)
-    else:
-        callbacks = [*(callbacks or ()), handler]
-    return request.override(model=model.model_copy(update={"callbacks": callbacks}))
 
 
 def _given(error: BudgetExceededError | None) -> BudgetExceededError:

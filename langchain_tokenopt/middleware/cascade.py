@@ -12,6 +12,7 @@ from langgraph.constants import TAG_NOSTREAM
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.middleware.order import inside
 from langchain_tokenopt.routing import Check, Chooser, Rule, Tier
 from langchain_tokenopt.routing.cascade_run import CASCADE_MARK, CascadeRun
 
@@ -62,7 +63,8 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         asked = {name: _Asked(each, handler) for name, each in self._requests(request).items()}
-        answer = self._run_of(asked).invoke(_messages(request), ensure_config(), {})
+        with inside(self):
+            answer = self._run_of(asked).invoke(_messages(request), ensure_config(), {})
         return _response(asked, answer)
 
     @override
@@ -72,7 +74,8 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         asked = {name: _Asked(each, handler) for name, each in self._requests(request).items()}
-        answer = await self._run_of(asked).ainvoke(_messages(request), ensure_config(), {})
+        with inside(self):
+            answer = await self._run_of(asked).ainvoke(_messages(request), ensure_config(), {})
         return _response(asked, answer)
 
     def _requests(self, request: ModelRequest[Any]) -> dict[str, ModelRequest[Any]]:

@@ -7,6 +7,7 @@ from langchain.agents.middleware import AgentMiddleware, AgentState, ModelReques
 from langchain_core.messages import SystemMessage
 from typing_extensions import override
 
+from langchain_tokenopt.middleware.order import inside
 from langchain_tokenopt.prompts.context import ContextWindow
 from langchain_tokenopt.prompts.context_report import FittedContext
 
@@ -43,7 +44,9 @@ class ContextMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        return handler(_with(request, self._window.fit(_all_of(request), tools=request.tools)))
+        fitted = self._window.fit(_all_of(request), tools=request.tools)
+        with inside(self):
+            return handler(_with(request, fitted))
 
     @override
     async def awrap_model_call(
@@ -52,7 +55,8 @@ class ContextMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         fitted = await self._window.afit(_all_of(request), tools=request.tools)
-        return await handler(_with(request, fitted))
+        with inside(self):
+            return await handler(_with(request, fitted))
 
 
 def _all_of(request: ModelRequest[Any]) -> list[Any]:

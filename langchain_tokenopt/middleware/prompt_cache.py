@@ -11,6 +11,7 @@ from langgraph.config import get_config
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.middleware.order import inside
 from langchain_tokenopt.prompts.hints import CacheHints, hinted, model_and_provider
 
 
@@ -48,7 +49,8 @@ class PromptCacheMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        return handler(self._laid_out(request))
+        with inside(self):
+            return handler(self._laid_out(request))
 
     @override
     async def awrap_model_call(
@@ -56,7 +58,8 @@ class PromptCacheMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        return await handler(self._laid_out(request))
+        with inside(self):
+            return await handler(self._laid_out(request))
 
     def _laid_out(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         system, messages = self._settled(request.system_message, list(request.messages))
