@@ -21,23 +21,35 @@ from langchain_tokenopt.reasoning.technique import (
     ReasoningInput,
     Technique,
 )
+from langchain_tokenopt.reasoning.tree_of_thoughts import PathCheck, PathVerdict, TreeOfThoughts
+from langchain_tokenopt.reasoning.tree_prompting import (
+    read_thoughts,
+    tree_propose_prompt,
+    tree_score_prompt,
+)
+from langchain_tokenopt.reasoning.tree_search import Beam, DepthFirst, Search, ThoughtPath
 from langchain_tokenopt.reasoning.waves import TokenWeights
 
 __all__ = [
     "Answers",
+    "Beam",
     "BestOf",
     "ChainOfThought",
     "ChosenExamples",
     "Demonstrations",
+    "DepthFirst",
     "Draw",
     "Example",
     "Extractor",
     "OnBudget",
+    "PathCheck",
+    "PathVerdict",
     "ReasoningInput",
     "ReasoningResult",
     "ReasoningUsage",
     "Sample",
     "Scorer",
+    "Search",
     "SelfConsistency",
     "StepUsage",
     "Stop",
@@ -45,9 +57,14 @@ __all__ = [
     "Structured",
     "Style",
     "Technique",
+    "ThoughtPath",
     "TokenWeights",
     "TraceStep",
+    "TreeOfThoughts",
     "Vote",
     "VoteBy",
     "chain_of_thought_prompt",
+    "read_thoughts",
+    "tree_propose_prompt",
+    "tree_score_prompt",
 ]

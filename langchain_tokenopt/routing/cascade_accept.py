@@ -14,6 +14,7 @@ from langchain_tokenopt.messages import last_human_text
 from langchain_tokenopt.routing.attempt import Attempt, Check, Verdict
 from langchain_tokenopt.routing.gate import GateVerdict
 
+_LEAST = 0.5
 _ACCEPTED = Verdict(accepted=True, reason="every check accepted it")
 
 
@@ -52,7 +53,7 @@ class Acceptance:
     checks: tuple[Check, ...] = ()
     gate: Scorer | None = None
     threshold: float | None = None
-    """The least score that is accepted."""
+    """Scores above it are accepted; without one, those from 0.5 on."""
 
     def judge(
         self,
@@ -118,10 +119,11 @@ class Acceptance:
         return self._decided(found)
 
     def _decided(self, found: GateVerdict) -> Verdict:
-        least = 0.5 if self.threshold is None else self.threshold
-        accepted = found.score >= least
-        sign = ">=" if accepted else "<"
-        reason = f"{found.reason}: score {found.score:.2f} {sign} {least:.2f}"
+        if self.threshold is None:
+            accepted, bound = found.score >= _LEAST, f"{_LEAST:.2f} at least"
+        else:
+            accepted, bound = found.score > self.threshold, f"more than {self.threshold:.2f}"
+        reason = f"{found.reason}: score {found.score:.2f}, needed {bound}"
         return Verdict(accepted=accepted, reason=reason, score=found.score)
 
 

@@ -61,7 +61,8 @@ class Tier:
     gate: Scorer | None = None
     """Scores this tier's answers, after the checks."""
     threshold: float | None = None
-    """The least score that is accepted; `calibrate` finds it for a promised loss. Without, 0.5."""
+    """Scores above it are accepted; calibration finds it for a promised loss. Without one, scores
+    from 0.5 on are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

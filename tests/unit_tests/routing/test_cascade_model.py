@@ -218,7 +218,7 @@ async def test_a_gate_scores_drafts_and_its_calls_are_counted() -> None:
 
     (attempt,) = answer.response_metadata["tokenopt_cascade"]["attempts"]
     assert (attempt["score"], attempt["accepted"]) == (1.0, True)
-    assert "score 1.00 >= 0.90" in attempt["reason"]
+    assert "score 1.00, needed more than 0.90" in attempt["reason"]
     assert [record.model for record in ledger.records()] == ["small", "peer"]
     assert aanswer.text == answer.text
 
