@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from langchain_tokenopt._version import __version__
-from langchain_tokenopt.cli import dashboard, demo, grafana, lint, prompts, reconcile, report
+from langchain_tokenopt.cli import (
+    calibrate,
+    dashboard,
+    demo,
+    doctor,
+    grafana,
+    lint,
+    prompts,
+    reconcile,
+    report,
+)
 from langchain_tokenopt.errors import TokenOptError
 
 
@@ -17,7 +27,17 @@ def parser_of() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenopt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, report, dashboard, reconcile, lint, prompts, grafana):
+    for command in (
+        demo,
+        report,
+        dashboard,
+        reconcile,
+        lint,
+        prompts,
+        calibrate,
+        grafana,
+        doctor,
+    ):
         command.add_to(commands)
     return parser
 
