@@ -246,6 +246,8 @@ def _setting(clients: Any, name: str) -> str | None:
         told: Any = clients.send([("CONFIG", "GET", name)])[0]
     except StoreError:  # managed services forbid it
         return None
+    if isinstance(told, list):  # name, value, in turns
+        told = dict(zip(told[::2], told[1::2], strict=False))
     value = told.get(name, told.get(name.encode())) if isinstance(told, dict) else None
     return value.decode() if isinstance(value, bytes) else value
 
