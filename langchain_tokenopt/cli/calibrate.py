@@ -20,7 +20,7 @@ from langchain_tokenopt.routing.gate import Gate
 from langchain_tokenopt.routing.gate_features import AnswerReader
 from langchain_tokenopt.routing.judging import CorrectnessJudge
 from langchain_tokenopt.routing.labels import LabelFile, LabelledDraft, read_labels
-from langchain_tokenopt.routing.planner import PlanOption
+from langchain_tokenopt.routing.planner import Interval, PlanOption
 from langchain_tokenopt.routing.policy import RoutingPolicy
 from langchain_tokenopt.routing.risk import labels_needed, least_escalated
 
@@ -132,7 +132,7 @@ def _print_table(policy: RoutingPolicy, found: LabelFile) -> None:
     table = Table(title="What each way comes to", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.title_justify = "left"
     table.add_column("", no_wrap=True)
-    for name in ("quality", "cost, of strong", "dollars"):
+    for name in ("quality, %", "% of strong's cost", "for 1,000"):
         table.add_column(name, justify="right", no_wrap=True)
     for option in policy.plan.options:
         table.add_row(*_cells(option, is_chosen=option.name == policy.choice))
@@ -143,9 +143,15 @@ def _print_table(policy: RoutingPolicy, found: LabelFile) -> None:
 
 def _cells(option: PlanOption, *, is_chosen: bool) -> tuple[str, str, str, str]:
     name = f"{option.name} (advised)" if is_chosen else option.name
-    share = "-" if option.cost_share is None else str(option.cost_share)
-    cost = "-" if option.cost is None else f"${option.cost:.6f}"
-    return name, str(option.quality), share, cost
+    share = "-" if option.cost_share is None else _short(option.cost_share)
+    cost = "-" if option.cost is None else f"${1000 * option.cost:.4f}"
+    return name, _short(option.quality), share, cost
+
+
+def _short(interval: Interval) -> str:
+    """Return percent with the interval: "88.0 (84.5 to 91.4)"."""
+    low, mean, high = (100 * each for each in (interval.low, interval.mean, interval.high))
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _told(policy: RoutingPolicy, found: LabelFile) -> list[str]:
@@ -155,8 +161,8 @@ def _told(policy: RoutingPolicy, found: LabelFile) -> list[str]:
         f"advice: {policy.plan}",
         f"promise: {promise}",
         f"threshold: {promise.threshold:.4f}",
-        f"drafts accepted: {promise.accepted_share:.1%}, with {promise.losses_seen} losses of "
-        + f"{max(promise.losses_allowed, 0)} allowed",
+        f"drafts accepted: {promise.accepted_share:.1%} of the labels",
+        f"losses: {promise.losses_seen} seen, {max(promise.losses_allowed, 0)} allowed",
         f"labels: {data.calibrated} calibrated on, {data.fitted} others fitted on",
         "qualities and costs are estimates on the former, with 95% intervals",
     ]

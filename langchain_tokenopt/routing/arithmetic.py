@@ -46,8 +46,7 @@ class Step:
         """Whether the two sides differ by more than rounding or a percent sign."""
         if self.value is None:
             return False
-        room = max(0.006, 0.006 * abs(self.result))
-        return all(abs(self.value * scale - self.result) > room for scale in _SCALES)
+        return not any(_is_rounded(self.value * scale, self.result) for scale in _SCALES)
 
 
 def steps_of(text: str) -> tuple[Step, ...]:
@@ -154,6 +153,12 @@ def _atom(parts: Sequence[str]) -> tuple[float, Sequence[str]]:
             raise ValueError
         return value, rest[1:]
     return _float(first), rest
+
+
+def _is_rounded(value: float, written: float) -> bool:
+    """Return whether a value was written with some rounding; whole numbers need none."""
+    room = 1e-9 * abs(value) if value == round(value) else max(0.006, 0.006 * abs(written))
+    return abs(value - written) <= room
 
 
 def _float(text: str) -> float:

@@ -10,7 +10,7 @@ from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.routing.gate import Gate, GateVerdict
 from langchain_tokenopt.routing.gate_model import mark_of, marks_of
 from langchain_tokenopt.routing.labels import LabelledDraft
-from langchain_tokenopt.routing.planner import CascadePlan, Outcome, plan_cascade
+from langchain_tokenopt.routing.planner import Choice, Outcome, plan_cascade
 from langchain_tokenopt.routing.policy import DataNote, RoutingPolicy
 from langchain_tokenopt.routing.risk import promise
 from langchain_tokenopt.routing.router import GainRouter
@@ -81,9 +81,13 @@ def calibrate(
         outcome_of(item, verdict, threshold=made.threshold)
         for item, verdict in zip(items, verdicts, strict=True)
     ]
-    plan = plan_cascade(outcomes)
-    if plan.choice == "cascade" and not made.is_certified:
-        plan = _strong_instead(plan, str(made))
+    # The small model alone accepts every draft: the promise must allow that.
+    among: tuple[Choice, ...] = (
+        ("weak", "cascade") if sum(gains) <= made.losses_allowed else ("cascade",)
+    )
+    plan = plan_cascade(outcomes, among=among)
+    if plan.choice == "strong" and not made.is_certified:
+        plan = replace(plan, reason=str(made))
     marks = marks_of(item.question for item in items)
     return RoutingPolicy(
         plan=plan,
@@ -120,7 +124,3 @@ def outcome_of(item: LabelledDraft, verdict: GateVerdict, *, threshold: float) -
         gate_cost=gate_cost,
         accepted=verdict.score > threshold,
     )
-
-
-def _strong_instead(plan: CascadePlan, reason: str) -> CascadePlan:
-    return replace(plan, choice="strong", reason=reason)

@@ -79,17 +79,20 @@ def evidence(state: DriftState, max_loss: float) -> float:
     1 / delta is at most delta (Ville's inequality). New bets start with every block, at a weight
     that falls, so a change after a long good time is seen too.
     """
+    rates = [max_loss + (1 - max_loss) * bet for bet in _BETS]
+    won = [math.log(rate / max_loss) for rate in rates]
+    paid = [math.log((1 - rate) / (1 - max_loss)) for rate in rates]
     blocks = len(state.losses)
-    total = 0.0
+    total = 1.0 if not blocks else 1 - _staked(blocks)
     losses = audits = 0
     for block in reversed(range(blocks)):
         losses += state.losses[block]
         audits += min(_BLOCK, state.audits - block * _BLOCK)
         # Half of the stake is on the first bet, the rest is spread: the weights sum to at most 1.
         stake = _FIRST_WEIGHT if block == 0 else (1 - _FIRST_WEIGHT) / (block * (block + 1))
-        total += stake * _bets(losses, audits, max_loss)
-    unstaked = 1.0 if not blocks else 1 - _staked(blocks)
-    return total + unstaked
+        grown = (losses * up + (audits - losses) * down for up, down in zip(won, paid, strict=True))
+        total += stake * sum(math.exp(min(each, 700.0)) for each in grown) / len(_BETS)
+    return total
 
 
 def rate_interval(losses: int, audits: int, *, delta: float = 0.05) -> tuple[float, float]:
@@ -201,17 +204,6 @@ class DriftMonitor:
             is_alarmed=state.alarmed_at is not None,
             max_loss=self._max_loss,
         )
-
-
-def _bets(losses: int, audits: int, max_loss: float) -> float:
-    """Return what bets on higher rates have grown to, each started with an equal part of 1."""
-    rates = [max_loss + (1 - max_loss) * bet for bet in _BETS]
-    grown = (
-        losses * math.log(rate / max_loss)
-        + (audits - losses) * math.log((1 - rate) / (1 - max_loss))
-        for rate in rates
-    )
-    return sum(math.exp(min(each, 700.0)) for each in grown) / len(rates)
 
 
 def _staked(blocks: int) -> float:

@@ -1,5 +1,6 @@
 """Fits a gate's model on labelled drafts, with scikit-learn: the extra `calibrate`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -66,7 +67,7 @@ def fit_gate(gate: Gate, items: Sequence[LabelledDraft], *, skip_share: float = 
     model = GateModel(
         own=own,
         full=fit_logistic(rows, no_gain, names=list(rows[0])),
-        ask_above=float(np.quantile(scores, skip_share)) if skip_share else 0.0,
+        ask_from=float(np.quantile(scores, skip_share)) if skip_share else 0.0,
         fitted_on=marks_of(item.question for item in items),
     )
     return replace(gate, model=model)
@@ -77,13 +78,17 @@ def fit_logistic(
 ) -> LogisticModel:
     """Return a model of `labels`; its regularisation is chosen by cross-validation among the rows.
 
-    Features that are the same in all rows are left out.
+    Features that are the same in all rows are left out; where all are, it is the share of `labels`.
     """
     if labels.all() or not labels.any():
         message = f"expected labels of both kinds, got {len(labels)} of one"
         raise ConfigurationError(message)
     table = np.array([[row[name] for name in names] for row in rows], dtype=float)
     varies = table.std(axis=0) > 1e-9
+    if not varies.any():
+        right = float(labels.sum())
+        intercept = math.log((right + 0.5) / (len(labels) - right + 0.5))
+        return LogisticModel(names=(), means=(), scales=(), weights=(), intercept=intercept)
     table = table[:, varies]
     means = table.mean(axis=0)
     scales = np.maximum(table.std(axis=0), _LEAST_SCALE)

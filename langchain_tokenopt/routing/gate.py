@@ -219,7 +219,7 @@ class Gate:
         features = own_features(question, draft, metadata)
         if self.model is not None:
             score = self.model.own.score(features)
-            if self.model.full is None or score <= self.model.ask_above:
+            if self.model.full is None or score < self.model.ask_from:
                 reason = "scored by the draft alone"
                 return GateVerdict(score=score, reason=reason, features=features)
         opinions: list[str] = []

@@ -71,8 +71,8 @@ class GateModel:
     """From the draft alone, before anything else is asked."""
     full: LogisticModel | None = None
     """From the draft, the second opinions and the judge; `None` if there were none."""
-    ask_above: float = 0.0
-    """At or below this score of `own` no opinion is asked for: it would hardly change anything."""
+    ask_from: float = 0.0
+    """Below this score of `own` no opinion is asked for: it would hardly change anything."""
     fitted_on: tuple[str, ...] = ()
     """Marks of the questions it was fitted on; no promise may be made on them."""
 

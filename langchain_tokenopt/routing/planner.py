@@ -1,6 +1,6 @@
 """Whether a cascade pays: it, the small model alone and the strong one alone, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -14,6 +14,7 @@ Choice = Literal["weak", "cascade", "strong"]
 Vector = NDArray[np.float64]
 
 _DRAWS = 1_000
+_LEAST_REQUESTS = 30  # a bootstrap of fewer is surer than it should be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +83,24 @@ class Measured:
 
 
 def plan_cascade(
-    outcomes: Sequence[Outcome], *, tolerance: float = 0.0, seed: int = 0
+    outcomes: Sequence[Outcome],
+    *,
+    among: Collection[Choice] = ("weak", "cascade", "strong"),
+    tolerance: float = 0.0,
+    seed: int = 0,
 ) -> CascadePlan:
     """Return whether to cascade, or which model to ask alone.
 
-    The small model alone is advised if it costs less and its quality is surely no lower than the
-    strong one's minus `tolerance`; the strong one alone if the small one costs more; a cascade only
-    if what accepted drafts save surely exceeds what all drafts and the gate cost, that is if
-    P(accept) x cost(strong) > cost(weak) + cost(gate). Surely means at the 95% interval's bound.
+    The small model alone is advised if it costs less and, by at least 30 requests, its quality is
+    surely no lower than the strong one's minus `tolerance`; the strong one alone if the small one
+    costs more; a cascade only if what accepted drafts save surely exceeds what all drafts and the
+    gate cost, that is if P(accept) x cost(strong) > cost(weak) + cost(gate). Surely means at the
+    95% interval's bound.
     Without prices the strong model alone is advised.
 
     Args:
-        outcomes: At least one, of requests that the gate's threshold suits.
+        outcomes: At least one; `accepted` as the gate's threshold has it.
+        among: What may be advised; the strong model alone always may.
         tolerance: Share of quality that the small model alone may lack.
         seed: Of the bootstrap.
     """
@@ -110,17 +117,17 @@ def plan_cascade(
     }
     costs = _costs(outcomes, accepted)
     options = tuple(_option(name, qualities[name], costs, draws) for name in _NAMES)
-    choice, reason = _choice(qualities, costs, draws, tolerance)
+    choice, reason = _choice(qualities, costs, draws, among=among, tolerance=tolerance)
     return CascadePlan(choice=choice, reason=reason, options=options, requests=len(outcomes))
 
 
 def dominating(models: Mapping[str, Sequence[Measured]], *, seed: int = 0) -> str | None:
     """Return the model that costs no more than any other and is surely as good, `None` if none is.
 
-    Every model answered the same requests, in the same order.
+    Every model answered the same requests, in the same order, at least 30 for an answer.
 
-    >>> cheap = [Measured(1.0, Decimal("0.001"))] * 20
-    >>> dear = [Measured(1.0, Decimal("0.002"))] * 10 + [Measured(0.0, Decimal("0.002"))] * 10
+    >>> cheap = [Measured(1.0, Decimal("0.001"))] * 40
+    >>> dear = [Measured(1.0, Decimal("0.002"))] * 20 + [Measured(0.0, Decimal("0.002"))] * 20
     >>> dominating({"dear": dear, "cheap": cheap})
     'cheap'
     """
@@ -131,7 +138,10 @@ def dominating(models: Mapping[str, Sequence[Measured]], *, seed: int = 0) -> st
             f"{len(models)} with {', '.join(map(str, sorted(sizes)))} answers"
         )
         raise ConfigurationError(message)
-    draws = _draws(sizes.pop(), seed)
+    size = sizes.pop()
+    if size < _LEAST_REQUESTS:
+        return None
+    draws = _draws(size, seed)
     quality = {name: np.array([a.quality for a in row]) for name, row in models.items()}
     cost = {name: sum((a.cost for a in row), Decimal(0)) for name, row in models.items()}
     for name in sorted(models, key=lambda each: cost[each]):
@@ -179,6 +189,8 @@ def _choice(
     qualities: Mapping[str, Vector],
     costs: dict[str, Vector] | None,
     draws: NDArray[np.intp],
+    *,
+    among: Collection[Choice],
     tolerance: float,
 ) -> tuple[Choice, str]:
     if costs is None:
@@ -186,11 +198,11 @@ def _choice(
     behind = _interval(qualities["weak"] - qualities["strong"], draws)
     if costs["weak"].mean() > costs["strong"].mean():
         return "strong", "the small model costs more than the strong one"
-    if behind.low >= -tolerance:
+    if "weak" in among and len(draws[0]) >= _LEAST_REQUESTS and behind.low >= -tolerance:
         return "weak", "the small model costs less and is as good"
     saving = _interval(costs["strong"] - costs["cascade"], draws)
     share = saving.mean / max(float(costs["strong"].mean()), 1e-300)
-    if saving.low <= 0:
+    if "cascade" not in among or saving.low <= 0:
         return "strong", (
             f"a cascade would cost {1 - share:.1%} of the strong model, which is no sure saving"
         )

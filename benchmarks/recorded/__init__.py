@@ -1,0 +1,1 @@
+"""Recorded answers of models, as the benchmarks of several techniques read them."""
