@@ -4,6 +4,9 @@ from langchain_tokenopt.reasoning.best_of import BestOf, Scorer
 from langchain_tokenopt.reasoning.chain import ChainOfThought, Structured
 from langchain_tokenopt.reasoning.demonstrations import ChosenExamples, Demonstrations
 from langchain_tokenopt.reasoning.extract import Answers, Extractor
+from langchain_tokenopt.reasoning.least_to_most import LeastToMost
+from langchain_tokenopt.reasoning.plan import Plan, SubQuestion, read_plan
+from langchain_tokenopt.reasoning.plan_prompts import plan_prompt, step_prompt
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
 from langchain_tokenopt.reasoning.result import (
     ReasoningResult,
@@ -15,6 +18,7 @@ from langchain_tokenopt.reasoning.result import (
     Vote,
 )
 from langchain_tokenopt.reasoning.sampling import Draw
+from langchain_tokenopt.reasoning.selection_inference import SelectionInference
 from langchain_tokenopt.reasoning.self_consistency import SelfConsistency, Stop, VoteBy
 from langchain_tokenopt.reasoning.technique import (
     OnBudget,
@@ -41,21 +45,25 @@ __all__ = [
     "Draw",
     "Example",
     "Extractor",
+    "LeastToMost",
     "OnBudget",
     "PathCheck",
     "PathVerdict",
+    "Plan",
     "ReasoningInput",
     "ReasoningResult",
     "ReasoningUsage",
     "Sample",
     "Scorer",
     "Search",
+    "SelectionInference",
     "SelfConsistency",
     "StepUsage",
     "Stop",
     "StopReason",
     "Structured",
     "Style",
+    "SubQuestion",
     "Technique",
     "ThoughtPath",
     "TokenWeights",
@@ -64,7 +72,10 @@ __all__ = [
     "Vote",
     "VoteBy",
     "chain_of_thought_prompt",
+    "plan_prompt",
+    "read_plan",
     "read_thoughts",
+    "step_prompt",
     "tree_propose_prompt",
     "tree_score_prompt",
 ]

@@ -55,7 +55,13 @@ from langchain_tokenopt.reasoning.selection_state import (
 )
 from langchain_tokenopt.reasoning.steps import Ask, Reply, Steps, node
 from langchain_tokenopt.reasoning.structured import Output, filled_in, output_of
-from langchain_tokenopt.reasoning.technique import BEGIN, OnBudget, Technique, formatted
+from langchain_tokenopt.reasoning.technique import (
+    BEGIN,
+    OnBudget,
+    Technique,
+    TechniqueState,
+    formatted,
+)
 
 Halting: TypeAlias = Literal["separate", "merged"]
 """Whether the answer is asked for in a call of its own, or along with the next selection."""
@@ -155,11 +161,9 @@ class SelectionInference(Technique):
 
     @override
     def _nodes(self, graph: "StateGraph[Any]") -> None:
-        graph.add_node("read", RunnableLambda(self._read, name="read"))
         graph.add_node("select", node(self._select, "select"))
         graph.add_node("infer", node(self._infer, "infer"))
-        graph.add_edge(BEGIN, "read")
-        graph.add_edge("read", "select")
+        graph.add_edge(BEGIN, "select")
         graph.add_conditional_edges("select", _next, ["infer", "select", END])
         last = "infer"
         if self._check is not None:
@@ -173,10 +177,12 @@ class SelectionInference(Technique):
             graph.add_conditional_edges(last, _next, ["halt", "select", END])
             graph.add_conditional_edges("halt", _next, ["select", END])
 
-    def _read(self, state: SelectionState) -> dict[str, Any]:
-        question, facts = last_human_text(state["messages"]), state["variables"].get("facts")
+    @override
+    def _begin(self, state: TechniqueState) -> dict[str, Any]:
+        update = super()._begin(state)
+        question, facts = last_human_text(state["messages"]), update["variables"].get("facts")
         if facts is None:
-            context = state["variables"].get("context")
+            context = update["variables"].get("context")
             if context is None:
                 context, _, question = question.strip().rpartition("\n")
             if not isinstance(context, str) or not context.strip():
@@ -186,7 +192,7 @@ class SelectionInference(Technique):
                 )
                 raise ConfigurationError(message)
             facts = self._split(context)
-        return first_state(question.strip(), given_facts(facts))
+        return {**update, **first_state(question.strip(), given_facts(facts))}
 
     def _select(self, state: SelectionState) -> Steps:
         if state["stalled"] >= _STALLS:
