@@ -19,43 +19,65 @@ if TYPE_CHECKING:
         TieredCache,
     )
     from langchain_tokenopt.prompts import ContextWindow, PreFilter, PromptLibrary
-    from langchain_tokenopt.routing import Tier, create_cascade
+    from langchain_tokenopt.reasoning import (
+        ChainOfThought,
+        LeastToMost,
+        SelectionInference,
+        SelfConsistency,
+        TreeOfThoughts,
+    )
+    from langchain_tokenopt.routing import Cascade, Tier, create_cascade
+    from langchain_tokenopt.stack import create_multi_tier
     from langchain_tokenopt.tokens import counter_for
 
 _HOMES = {
     "CachedChatModel": "caches",
+    "Cascade": "routing",
+    "ChainOfThought": "reasoning",
     "CombinedBatch": "batching",
     "ContextWindow": "prompts",
+    "LeastToMost": "reasoning",
     "MemoryCache": "caches",
     "PreFilter": "prompts",
     "PromptLibrary": "prompts",
     "ProviderBatch": "batching",
+    "SelectionInference": "reasoning",
+    "SelfConsistency": "reasoning",
     "SemanticCache": "caches",
     "SqliteCache": "caches",
     "Tier": "routing",
     "TieredCache": "caches",
+    "TreeOfThoughts": "reasoning",
     "UsageLedger": "accounting",
     "counter_for": "tokens",
     "create_cascade": "routing",
+    "create_multi_tier": "stack",
     "track_usage": "accounting",
 }
 
 __all__ = [
     "CachedChatModel",
+    "Cascade",
+    "ChainOfThought",
     "CombinedBatch",
     "ContextWindow",
+    "LeastToMost",
     "MemoryCache",
     "PreFilter",
     "PromptLibrary",
     "ProviderBatch",
+    "SelectionInference",
+    "SelfConsistency",
     "SemanticCache",
     "SqliteCache",
     "Tier",
     "TieredCache",
+    "TreeOfThoughts",
     "UsageLedger",
     "__version__",
     "counter_for",
     "create_cascade",
+    "create_multi_tier",
     "track_usage",
 ]
 

@@ -9,6 +9,7 @@ TokenOptError
 ├── ContextOverflowError (ValueError)  a request that cannot be made short enough
 ├── BatchAnswerError (ValueError)   a model that gave no usable answer to an item of a batch
 ├── BudgetExceededError (RuntimeError)  a call that was not made for want of budget
+├── DeploymentsCoolingError (RuntimeError)  every deployment rests (in `routing`)
 └── ScriptExhaustedError (RuntimeError)  a scripted or replayed model has no answer left
 """
 
