@@ -1,5 +1,6 @@
 """The shipped graphs under `langgraph dev`, asked by the real SDK client."""
 
+import json
 import os
 import socket
 import subprocess
@@ -19,8 +20,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 ANSWERS = {"gpt-5-mini": "I don't know.", "gpt-5.1": "It is 4."}
 
 
-def answer(request: ChatRequest) -> str:
-    return "Hello!" if request.text == "hi" else ANSWERS[request.model]
+def answer(request: ChatRequest) -> Any:
+    if request.text == "hi":
+        return "Hello!"
+    if "reasoned about" in request.text:
+        return "Answer: It is 4."
+    return ANSWERS[request.model]
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +146,28 @@ async def test_the_multi_tier_graph_streams_one_answer(url: str) -> None:
         ]
 
     assert "".join(parts) == "It is 4."
+
+
+@pytest.mark.parametrize("name", ["chain_of_thought", "self_consistency"])
+def test_a_technique_answers_with_what_it_used(url: str, name: str) -> None:
+    asked = {"messages": [{"role": "user", "content": f"2 + 2, reasoned about by {name}?"}]}
+    with get_sync_client(url=url) as client:
+        state: Any = client.runs.wait(None, name, input=asked)
+
+    assert state["result"]["answer"] == "It is 4"
+    assert "It is 4" in state["messages"][-1]["content"]
+    assert state["result"]["usage"]["rows"][0]["calls"] >= 1
+
+
+def test_every_graph_of_the_project_is_drawn_by_the_server(url: str) -> None:
+    graphs = json.loads((PROJECT / "langgraph.json").read_text())["graphs"]
+    with get_sync_client(url=url) as client:
+        drawn = {
+            name: client.assistants.get_graph(
+                client.assistants.search(graph_id=name)[0]["assistant_id"]
+            )
+            for name in graphs
+        }
+
+    assert len(drawn) >= 7
+    assert all(len(each["nodes"]) >= 3 for each in drawn.values())
