@@ -5,7 +5,7 @@ its mean over calibrations, learn then test that it exceeds the promise in at mo
 them. Both are about the traffic that the labels were drawn from, so "whole set" draws labels from
 the set with replacement and takes the set for the traffic. "Other questions" draws them without and
 looks at the rest, which holds more losses wherever the labels hold fewer: for learn then test this
-is harder than what is promised.
+is harder than what is promised. A share of 10% of 300 draws has a standard error of 1.7 points.
 
 The gate is scored without labels (the peer's agreement) or was fitted on 100 further questions that
 take no part. Quality lost and cost are of the other questions; where the policy is not to cascade,

@@ -141,19 +141,16 @@ class Gate:
             metadata: The draft's `response_metadata`, for its log probabilities.
         """
         steps = self._steps(question, attempt, messages, metadata)
-        reply: Any = None
-        try:
-            while True:
-                needed = steps.send(reply)
-                if isinstance(needed, _Calls):
-                    quiet = _quiet(config, needed.step)
-                    replies = (needed.model.invoke(each, quiet) for each in needed.requests())
-                    reply = needed.read([_said(each) for each in replies])
-                else:
-                    reply = _at_once(needed(question, attempt), needed)
-        except StopIteration as end:
-            verdict: GateVerdict = end.value
-            return verdict
+        needed = _following(steps, None)
+        while not isinstance(needed, GateVerdict):
+            if isinstance(needed, _Calls):
+                quiet = _quiet(config, needed.step)
+                replies = (needed.model.invoke(each, quiet) for each in needed.requests())
+                reply = needed.read([_said(each) for each in replies])
+            else:
+                reply = _at_once(needed(question, attempt), needed)
+            needed = _following(steps, reply)
+        return needed
 
     async def ajudge(
         self,
@@ -166,20 +163,17 @@ class Gate:
     ) -> GateVerdict:
         """Do what `judge` does without blocking the event loop; checks may be asynchronous."""
         steps = self._steps(question, attempt, messages, metadata)
-        reply: Any = None
-        try:
-            while True:
-                needed = steps.send(reply)
-                if isinstance(needed, _Calls):
-                    quiet = _quiet(config, needed.step)
-                    replies = [await needed.model.ainvoke(e, quiet) for e in needed.requests()]
-                    reply = needed.read([_said(each) for each in replies])
-                else:
-                    found = needed(question, attempt)
-                    reply = await found if inspect.isawaitable(found) else found
-        except StopIteration as end:
-            verdict: GateVerdict = end.value
-            return verdict
+        needed = _following(steps, None)
+        while not isinstance(needed, GateVerdict):
+            if isinstance(needed, _Calls):
+                quiet = _quiet(config, needed.step)
+                replies = [await needed.model.ainvoke(e, quiet) for e in needed.requests()]
+                reply = needed.read([_said(each) for each in replies])
+            else:
+                found = needed(question, attempt)
+                reply = await found if inspect.isawaitable(found) else found
+            needed = _following(steps, reply)
+        return needed
 
     def judge_again(self, draft: RecordedDraft) -> GateVerdict:
         """Return the score that `judge` would give, from recorded opinions and without a call.
@@ -188,20 +182,17 @@ class Gate:
             ConfigurationError: An opinion or a judge's score is needed and was not recorded.
         """
         steps = self._steps(draft.question, draft.attempt, (), draft.metadata)
-        reply: Any = None
-        try:
-            while True:
-                needed = steps.send(reply)
-                if not isinstance(needed, _Calls):
-                    reply = _at_once(needed(draft.question, draft.attempt), needed)
-                elif needed.opinion is None:
-                    reply = _recorded(draft.judged, "judge's score", draft)
-                else:
-                    rest = draft.opinions[needed.opinion :]
-                    reply = _recorded(rest[0] if rest else None, needed.step, draft)
-        except StopIteration as end:
-            verdict: GateVerdict = end.value
-            return verdict
+        needed = _following(steps, None)
+        while not isinstance(needed, GateVerdict):
+            if not isinstance(needed, _Calls):
+                reply = _at_once(needed(draft.question, draft.attempt), needed)
+            elif needed.opinion is None:
+                reply = _recorded(draft.judged, "judge's score", draft)
+            else:
+                rest = draft.opinions[needed.opinion :]
+                reply = _recorded(rest[0] if rest else None, needed.step, draft)
+            needed = _following(steps, reply)
+        return needed
 
     def _steps(
         self,
@@ -251,6 +242,18 @@ class Gate:
         if judged is not None:
             return judged
         return features.get("agreement", 1.0)
+
+
+def _following(steps: _Steps, reply: Any) -> Check | _Calls | GateVerdict:
+    """Return what is needed next, or the verdict.
+
+    Only here is `StopIteration` the end: one that a check or a model raises is an error.
+    """
+    try:
+        return steps.send(reply)
+    except StopIteration as end:
+        verdict: GateVerdict = end.value
+        return verdict
 
 
 def _opinion(opinion: SecondOpinion, messages: Sequence[BaseMessage], number: int) -> _Calls:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langgraph.checkpoint.memory import InMemorySaver
 from scipy.stats import binom
 
 from langchain_tokenopt.cli import calibrate as command
 from langchain_tokenopt.errors import ConfigurationError, LogFormatError
 from langchain_tokenopt.reasoning.extract import number
+from langchain_tokenopt.routing import Tier, create_cascade
 from langchain_tokenopt.routing.agreement import SecondOpinion
 from langchain_tokenopt.routing.calibrate import calibrate, split_labels
 from langchain_tokenopt.routing.fit import fit_gate, fit_logistic
@@ -369,6 +371,33 @@ def test_a_saved_policy_is_read_back_and_scores_the_same(tmp_path: Path) -> None
         verdict = reloaded.judge_again(item.draft)
         assert verdict == gate.judge_again(item.draft)
         assert again.accepts(verdict) == policy.accepts(verdict)
+
+
+async def test_a_saved_policy_decides_in_a_cascade_and_a_checkpoint_keeps_its_reasons(
+    tmp_path: Path,
+) -> None:
+    fitted, held = split_labels(labels(400), fit_share=0.5)
+    calibrate(fit_gate(peer_gate(), fitted), held, max_loss=0.05).save(tmp_path / "policy.json")
+    policy = RoutingPolicy.load(tmp_path / "policy.json")
+    peer = ScriptedModel(["It is 80", "It is 82"])
+    gate = replace(peer_gate(), second_opinion=SecondOpinion(model=peer), model=policy.gate_model)
+    small, large = ScriptedModel(["40 + 40 = 80", "41 + 41 = 83"]), ScriptedModel(["It is 82"])
+    tiers = [
+        Tier("small", small, gate=gate, threshold=policy.promise.threshold),
+        Tier("large", large),
+    ]
+    graph: Any = create_cascade(tiers).compile(checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+
+    for question, answer, asked in (("40 + 40?", "80", 0), ("41 + 41?", "82", 1)):
+        messages = {"messages": [("user", f"What is {question}")]}
+        state = await graph.ainvoke(messages, thread)
+        assert state["answer"].text.endswith(answer)
+        assert large.calls == asked
+
+    kept = (await graph.aget_state(thread)).values["attempts"]
+    assert [attempt["accepted"] for attempt in kept] == [False, True]
+    assert "needed more than" in kept[0]["reason"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', '{"plan": null}'])

@@ -278,6 +278,14 @@ def test_an_error_of_a_second_opinion_is_raised() -> None:
         judged(gate)
 
 
+def test_a_check_that_runs_out_of_something_is_an_error_and_no_verdict() -> None:
+    def takes_the_next(question: str, attempt: Attempt) -> Verdict:
+        return next(iter([]))
+
+    with pytest.raises(StopIteration):
+        judged(Gate(checks=[takes_the_next]))
+
+
 def test_a_budget_that_runs_out_stops_the_gate_before_the_call() -> None:
     upstream = ScriptedModel(["13", "14"])
     guard = BudgetGuard([Budget("day", calls=1, every="day")])
