@@ -64,7 +64,7 @@ def main() -> None:
     if not (given.data / "cascade").is_dir():
         print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
         return
-    draws = 30 if given.quick else 300
+    draws = 15 if given.quick else 300
     items = gsm8k(given.data)
     sets = {
         "GSM8K, peer's agreement": scored(_gate(), items),

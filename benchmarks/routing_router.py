@@ -47,7 +47,7 @@ def main() -> None:
         return
     read = list(rows(given.data / "cascade/mmlu_dev.jsonl.gz"))
     if given.quick:
-        read = read[::4]
+        read = read[::6]
     questions = [row["question"] for row in read]
     weak = np.array([row["correct"][WEAK] for row in read], dtype=float)
     strong = np.array([row["correct"][STRONG] for row in read], dtype=float)
@@ -74,7 +74,7 @@ def main() -> None:
         "the same, target: weak is right": router(-weak, static),
     }
     shown = []
-    for labels in (1_000,) if given.quick else (200, 1_000):
+    for labels in (400,) if given.quick else (200, 1_000):
         for name, way in ways.items():
             found = [apgr(way, weak, strong, labels, draw) for draw in range(draws)]
             shown.append([f"{labels:,}", name, interval(np.array(found))])
