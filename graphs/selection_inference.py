@@ -1,8 +1,7 @@
 """Answers from given facts alone, one inference at a time, with the proof; or abstains.
 
 Serve it with `langgraph dev`; it needs OPENAI_API_KEY. The model is read from
-TOKENOPT_SMALL_MODEL. The facts stand before the last
-line of the question, a sentence each.
+TOKENOPT_SMALL_MODEL. The facts stand before the last line of the question, a sentence each.
 """
 
 import os

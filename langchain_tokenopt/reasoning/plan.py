@@ -111,8 +111,13 @@ def problems_of(plan: Plan, *, question: str, max_steps: int) -> list[str]:
         problems.append(f"{len(steps)} steps are too many, {max_steps} are allowed.")
     if not steps:
         return problems
-    last = steps[-1]
-    if plain_key(last.question) not in (ITSELF, plain_key(question)):
+    last, itself = steps[-1], (ITSELF, plain_key(question))
+    problems += [
+        f"{step.id} is the question itself, which is the last step."
+        for step in steps[:-1]
+        if plain_key(step.question) in itself
+    ]
+    if plain_key(last.question) not in itself:
         problems.append(f'The last step must be the question itself, written as "{ITSELF}".')
     if any(last.id in step.depends_on for step in steps):
         problems.append("No step can depend on the last one.")
