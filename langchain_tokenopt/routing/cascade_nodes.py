@@ -64,7 +64,8 @@ class Choose:
         """Do what `choose` does without blocking the event loop."""
         route = self._ruled(state)
         if route is None and self._start is not None:
-            chosen = self._start(_request(state), config)
+            start = getattr(self._start, "achoose", self._start)
+            chosen = start(_request(state), config)
             route = await chosen if inspect.isawaitable(chosen) else chosen
         return self._goto(route, state)
 

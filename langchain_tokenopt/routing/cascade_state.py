@@ -77,4 +77,4 @@ Chooser: TypeAlias = Callable[
     [Sequence[BaseMessage], RunnableConfig], Route | Awaitable[Route | None] | None
 ]
 """Chooses where a request starts, `None` leaves it to the first tier. If it is asynchronous, use
-the graph's asynchronous methods."""
+the graph's asynchronous methods; they call the method `achoose` of an object that has one."""

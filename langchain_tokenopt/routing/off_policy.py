@@ -1,0 +1,124 @@
+"""What another policy would have earned, told from the log of the one that served."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.routing.bandit import Decision
+
+TaskPolicy: TypeAlias = Callable[[str], Mapping[str, float]]
+"""The probability of each arm at a task."""
+
+Estimator: TypeAlias = Literal["ips", "snips", "dr"]
+
+_DRAWS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyValue:
+    """An estimate of what a policy earns a request, with a 95% bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    requests: int
+    effective: float
+    """How many requests of its own the log is worth; far below `requests`, do not trust it."""
+
+
+def evaluate_policy(
+    log: Sequence[Decision],
+    policy: TaskPolicy,
+    *,
+    price_weight: float = 0.0,
+    estimator: Estimator = "dr",
+    seed: int = 0,
+) -> PolicyValue:
+    """Return what a policy would have earned on logged requests (arXiv 1103.4601).
+
+    Args:
+        log: Decisions with rewards, as `TierBandit.log` has them. Their propensities must be those
+            of what served: a bandit in shadow mode served the baseline always, and tells nothing
+            of other arms.
+        policy: What would have been chosen.
+        price_weight: As in the bandit.
+        estimator: `ips` weighs rewards by how much likelier the policy is to choose what served;
+            `snips` divides by the sum of the weights; `dr` adds a model of the rewards (their mean
+            by task and arm), which the weights then correct.
+        seed: Of the bootstrap.
+
+    Raises:
+        ConfigurationError: The log holds no reward, or a decision in shadow mode.
+
+    >>> even = {"small": 0.5, "large": 0.5}
+    >>> log = [
+    ...     Decision(
+    ...         request_id=str(n), task="", arm=arm, served=arm, propensities=even, quality=quality
+    ...     )
+    ...     for n, (arm, quality) in enumerate([("small", 0.0), ("large", 1.0)] * 50)
+    ... ]
+    >>> evaluate_policy(log, lambda task: {"large": 1.0}).mean
+    1.0
+    """
+    rows = [each for each in log if each.quality is not None]
+    if not rows:
+        raise ConfigurationError("the log holds no decision with a reward")
+    shadow = next((each for each in rows if each.arm != each.served), None)
+    if shadow is not None:
+        message = (
+            f"the decision {shadow.request_id} was logged in shadow mode ({shadow.served} served, "
+            f"not {shadow.arm}); only what was served by its propensities can be weighed"
+        )
+        raise ConfigurationError(message)
+    if estimator not in ("ips", "snips", "dr"):
+        raise ConfigurationError(f"estimator is 'ips', 'snips' or 'dr', got {estimator!r}")
+    rewards = np.array([(r.quality or 0.0) - price_weight * (r.cost or 0.0) for r in rows])
+    wanted = [policy(row.task) for row in rows]
+    weights = np.array(
+        [
+            want.get(row.served, 0.0) / max(row.propensities[row.served], 1e-12)
+            for row, want in zip(rows, wanted, strict=True)
+        ]
+    )
+    base, modelled = _modelled(rows, wanted, rewards) if estimator == "dr" else (0.0, 0.0)
+    terms = np.broadcast_to(base, rewards.shape) + weights * (rewards - modelled)
+    draws = np.random.default_rng(seed).integers(0, len(rows), (_DRAWS, len(rows)))
+    if estimator == "snips":
+        total = np.maximum(weights[draws].sum(axis=1), 1e-12)
+        values = terms[draws].sum(axis=1) / total
+        mean = float(terms.sum() / max(weights.sum(), 1e-12))
+    else:
+        values, mean = terms[draws].mean(axis=1), float(terms.mean())
+    low, high = np.quantile(values, (0.025, 0.975))
+    effective = float(weights.sum() ** 2 / max((weights**2).sum(), 1e-12))
+    return PolicyValue(
+        mean=mean, low=float(low), high=float(high), requests=len(rows), effective=effective
+    )
+
+
+def _modelled(
+    rows: Sequence[Decision],
+    wanted: Sequence[Mapping[str, float]],
+    rewards: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what a model of the rewards expects of the policy, and of what was served."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for row, reward in zip(rows, rewards, strict=True):
+        for key in {(row.task, row.served), ("", row.served)}:
+            sums.setdefault(key, []).append(float(reward))
+    overall = float(rewards.mean())
+
+    def expected(task: str, arm: str) -> float:
+        known = sums.get((task, arm)) or sums.get(("", arm))
+        return sum(known) / len(known) if known else overall
+
+    base = [
+        sum(share * expected(row.task, arm) for arm, share in want.items())
+        for row, want in zip(rows, wanted, strict=True)
+    ]
+    served = [expected(row.task, row.served) for row in rows]
+    return np.array(base), np.array(served)

@@ -1,0 +1,192 @@
+"""Kinds of tasks: what they look like, how long their answers are, what they cost at each model."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeAlias
+
+from langchain_core.messages import BaseMessage
+
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.tokens import counter_for
+
+TokenPrice: TypeAlias = Callable[[str, int, int], Decimal | None]
+"""The dollars of a model's name, input tokens and output tokens; `None` if they are not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskProfile:
+    """A kind of task.
+
+    Args:
+        name: Shown in routes and reports.
+        examples: Questions of this kind; five or more tell it well from others.
+        complexity: From 0, which any model can do, to 1, which needs the best.
+        output_tokens: How long answers are taken to be before any was seen: an estimate.
+    """
+
+    name: str
+    examples: tuple[str, ...]
+    complexity: float = 0.5
+    output_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse what is no profile."""
+        if not self.name or not self.examples or not all(map(str.strip, self.examples)):
+            message = f"a task needs a name and example questions, got {self!r:.120}"
+            raise ConfigurationError(message)
+        if not 0 <= self.complexity <= 1 or self.output_tokens < 1:
+            message = (
+                "complexity is from 0 to 1 and output_tokens at least 1, got "
+                f"{self.complexity} and {self.output_tokens}"
+            )
+            raise ConfigurationError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostEstimate:
+    """What a request is expected to use and cost."""
+
+    model: str
+    input_tokens: int
+    """Counted, or estimated where the model's vocabulary is not known."""
+    output_tokens: int
+    """An estimate."""
+    seen: int
+    """Answers that the estimate rests on; 0 if it is the profile's."""
+    cost: Decimal | None
+    """Dollars; `None` if the price is not known."""
+
+
+class TaskLengths:
+    """Learns how long the answers to a kind of task are; safe to share between threads.
+
+    >>> lengths = TaskLengths()
+    >>> for tokens in (90, 110):
+    ...     lengths.observe("code", "gpt-5-mini", tokens)
+    >>> lengths.expected(TaskProfile(name="code", examples=("Sort it.",)), "gpt-5-mini")
+    (100, 2)
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._lock = threading.Lock()
+
+    def observe(self, task: str, model: str, output_tokens: int) -> None:
+        """Take in how long an answer was."""
+        with self._lock:
+            sums = self._sums[task, model]
+            sums[0] += output_tokens
+            sums[1] += 1
+
+    def expected(self, profile: TaskProfile, model: str) -> tuple[int, int]:
+        """Return the expected tokens of an answer, and how many answers that rests on."""
+        with self._lock:
+            total, seen = self._sums.get((profile.name, model), (0, 0))
+        return (round(total / seen), seen) if seen else (profile.output_tokens, 0)
+
+
+def estimate_cost(
+    messages: Sequence[BaseMessage],
+    profile: TaskProfile,
+    *,
+    model: str,
+    price: TokenPrice,
+    lengths: TaskLengths | None = None,
+) -> CostEstimate:
+    """Return what a request of this kind is expected to cost at a model.
+
+    Args:
+        messages: The request.
+        profile: What kind of task it is.
+        model: The model's name.
+        price: Where the price comes from.
+        lengths: What was learned of answers.
+
+    >>> from langchain_core.messages import HumanMessage
+    >>> profile = TaskProfile(name="faq", examples=("When?",), output_tokens=100)
+    >>> price = lambda model, read, written: Decimal(read + 4 * written) / 1_000_000
+    >>> asked = [HumanMessage("When do you open?")]
+    >>> estimate = estimate_cost(asked, profile, model="gpt-5-mini", price=price)
+    >>> estimate.output_tokens, estimate.cost
+    (100, Decimal('0.000412'))
+    """
+    read = counter_for(model).count_messages(messages)
+    written, seen = (lengths or TaskLengths()).expected(profile, model)
+    return CostEstimate(
+        model=model,
+        input_tokens=read,
+        output_tokens=written,
+        seen=seen,
+        cost=price(model, read, written),
+    )
+
+
+def _profile(name: str, complexity: float, output_tokens: int, *examples: str) -> TaskProfile:
+    return TaskProfile(
+        name=name, examples=examples, complexity=complexity, output_tokens=output_tokens
+    )
+
+
+TASKS: tuple[TaskProfile, ...] = (
+    _profile(
+        "classification", 0.2, 10,
+        "Is this review positive or negative: the screen cracked after a day?",
+        "Which category does this support ticket belong to: billing, shipping or returns?",
+        "Label the sentiment of the following tweet as positive, neutral or negative.",
+        "Does this message contain spam? Answer yes or no.",
+        "Which of these topics does the article belong to: sports, politics or business?",
+        "Tag the intent of this customer request.",
+        "Decide whether the two sentences mean the same.",
+        "Detect the language of this text.",
+    ),
+    _profile(
+        "summarisation", 0.4, 200,
+        "Summarise the following article in three sentences.",
+        "Give me the main points of this meeting transcript.",
+        "Write a short summary of the report below.",
+        "TL;DR of this email thread, please.",
+        "Condense this document into bullet points.",
+        "What are the key takeaways from this paper?",
+        "Sum up the conversation so far for a colleague who missed it.",
+        "Shorten this text to a hundred words.",
+    ),
+    _profile(
+        "code", 0.7, 400,
+        "Write a Python function that reverses a linked list.",
+        "Why does this code raise a KeyError?",
+        "Refactor this class so that it can be tested.",
+        "Write a SQL query that returns the ten largest orders of each customer.",
+        "Add unit tests for the following method.",
+        "Explain what this regular expression matches.",
+        "Fix the bug in this JavaScript loop.",
+        "Convert this shell script to a Makefile target.",
+        "Write a function in Rust that parses a date.",
+        "Implement a binary search in C++.",
+    ),
+    _profile(
+        "complex reasoning", 0.9, 500,
+        "If a train leaves at 3 and travels at 60 km/h, when does it meet the other one?",
+        "Prove that the square root of two is irrational.",
+        "A shop sells apples at 3 for 2 dollars; how much do 18 apples cost after a 10% discount?",
+        "Anna is taller than Ben, and Ben is taller than Carl. Who is the shortest, and why?",
+        "How many ways are there to seat five people around a table?",
+        "Given these constraints, find the optimal schedule.",
+        "What follows from these premises, if all of them are true?",
+        "Calculate the probability that at least one of the three events occurs.",
+    ),
+    _profile(
+        "creative writing", 0.6, 600,
+        "Write a short story about a lighthouse keeper.",
+        "Compose a poem about autumn rain.",
+        "Invent a slogan for a new brand of tea.",
+        "Write the opening scene of a detective novel.",
+        "Make up a bedtime story with a dragon.",
+        "Write song lyrics about leaving home.",
+        "Draft a funny birthday toast for my sister.",
+        "Describe an imaginary city in the style of a travel guide.",
+    ),
+)  # fmt: skip
+"""Profiles to begin with; their lengths are guesses, their examples English."""

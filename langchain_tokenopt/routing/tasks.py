@@ -1,0 +1,201 @@
+"""Tells what kind of task a question is, by its likeness to examples; or says that it cannot."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from numpy.typing import NDArray
+
+from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.messages import last_human_text
+from langchain_tokenopt.routing.cascade_state import Route
+from langchain_tokenopt.routing.profiles import TASKS, TaskProfile
+
+_NEAREST = 3
+_Table: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMatch:
+    """What kind of task a question is taken for."""
+
+    task: str | None
+    """`None` where it is like no kind, or like two."""
+    likeness: float
+    """Mean cosine to the nearest examples of the likeliest kind."""
+    margin: float
+    """How much more it is like that kind than like the next."""
+    reason: str
+
+
+class TaskClassifier:
+    """Finds the kind of a task by the nearest examples, and abstains where they do not tell.
+
+    The bounds of likeness and margin are fitted when it is first used, from the examples
+    themselves: each is classified by the others, and bounds are set so that the share `abstain` of
+    them would have fallen below.
+
+    Args:
+        embeddings: Of questions and examples.
+        profiles: The kinds; at least two, with three examples each.
+        abstain: Share of questions of the known kinds that may be left undecided, from each bound.
+
+    >>> from langchain_tokenopt.embeddings import StaticEmbeddings
+    >>> classifier = TaskClassifier(StaticEmbeddings())
+    >>> classifier.classify("Write a Java method that sorts a list of names.").task
+    'code'
+    >>> classifier.classify("Wo ist der Bahnhof?").task is None
+    True
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        profiles: Sequence[TaskProfile] = TASKS,
+        *,
+        abstain: float = 0.05,
+    ) -> None:
+        names = [profile.name for profile in profiles]
+        few = [p.name for p in profiles if len(p.examples) < _NEAREST]
+        if len(names) < 2 or len(set(names)) < len(names) or few:
+            message = (
+                f"expected two or more kinds of different names with {_NEAREST} examples each, "
+                f"got {names}" + (f", too few examples of {few}" if few else "")
+            )
+            raise ConfigurationError(message)
+        if not 0 <= abstain < 1:
+            raise ConfigurationError(f"abstain is a share from 0 to below 1, got {abstain}")
+        self.profiles: Mapping[str, TaskProfile] = {p.name: p for p in profiles}
+        self._embeddings = embeddings
+        self._abstain = abstain
+        self._texts = [example for profile in profiles for example in profile.examples]
+        self._kinds = np.array(
+            [at for at, profile in enumerate(profiles) for _ in profile.examples]
+        )
+        self._names = names
+        self._fitted: _Fitted | None = None
+        self._lock = threading.Lock()
+
+    def classify(self, question: str) -> TaskMatch:
+        """Return the kind of one question."""
+        return self.classify_all([question])[0]
+
+    def classify_all(self, questions: Sequence[str]) -> list[TaskMatch]:
+        """Return the kind of each question."""
+        fitted = self._fit()
+        return self._matches(fitted, _unit(self._embeddings.embed_documents(list(questions))))
+
+    async def aclassify(self, question: str) -> TaskMatch:
+        """Do what `classify` does without blocking the event loop."""
+        return (await self.aclassify_all([question]))[0]
+
+    async def aclassify_all(self, questions: Sequence[str]) -> list[TaskMatch]:
+        """Do what `classify_all` does without blocking the event loop."""
+        if self._fitted is None:
+            self._fit_with(await self._embeddings.aembed_documents(self._texts))
+        vectors = await self._embeddings.aembed_documents(list(questions))
+        return self._matches(self._fit(), _unit(vectors))
+
+    def _fit(self) -> "_Fitted":
+        if self._fitted is None:
+            self._fit_with(self._embeddings.embed_documents(self._texts))
+        if self._fitted is None:
+            raise RuntimeError("the examples were not embedded")
+        return self._fitted
+
+    def _fit_with(self, vectors: Sequence[Sequence[float]]) -> None:
+        examples = _unit(vectors)
+        likeness = examples @ examples.T
+        np.fill_diagonal(likeness, -np.inf)  # each by the others
+        scores = self._scores(likeness)
+        best = scores.argmax(axis=1)
+        right = best == self._kinds
+        ranked = np.sort(scores, axis=1)
+        found = ranked[right, -1], ranked[right, -1] - ranked[right, -2]
+        bounds = [float(np.quantile(each, self._abstain)) if each.size else 1.0 for each in found]
+        with self._lock:
+            self._fitted = _Fitted(examples, *bounds)
+
+    def _scores(self, likeness: _Table) -> _Table:
+        """Return the mean of the nearest examples of each kind, by question and kind."""
+        columns = []
+        for kind in range(len(self._names)):
+            own = np.sort(likeness[:, self._kinds == kind], axis=1)[:, -_NEAREST:]
+            columns.append(np.where(np.isfinite(own), own, own[:, -1:]).mean(axis=1))
+        return np.stack(columns, axis=1)
+
+    def _matches(self, fitted: "_Fitted", questions: _Table) -> list[TaskMatch]:
+        scores = self._scores(questions @ fitted.examples.T)
+        return [self._match(fitted, row) for row in scores]
+
+    def _match(self, fitted: "_Fitted", scores: _Table) -> TaskMatch:
+        order = np.argsort(scores)[::-1]
+        name, likeness = self._names[order[0]], float(scores[order[0]])
+        margin = likeness - float(scores[order[1]])
+        if likeness < fitted.least_likeness:
+            task, reason = None, f"like no kind: {likeness:.2f} to {name}"
+        elif margin < fitted.least_margin:
+            task, reason = None, f"as much like {name} as like {self._names[order[1]]}"
+        else:
+            task, reason = name, f"like examples of {name}"
+        return TaskMatch(task=task, likeness=likeness, margin=margin, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    examples: _Table
+    least_likeness: float
+    least_margin: float
+
+
+def _unit(vectors: Sequence[Sequence[float]]) -> _Table:
+    table = np.asarray(vectors, dtype=np.float64)
+    table = table.reshape(len(vectors), -1)
+    return np.asarray(table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12))
+
+
+def by_task(classifier: TaskClassifier, tiers: Mapping[str, str]) -> "TaskChooser":
+    """Return a chooser that starts each kind of task at its tier; others at the first.
+
+    Args:
+        classifier: Tells the kinds.
+        tiers: The tier to start at, by the name of the kind.
+
+    Raises:
+        ConfigurationError: A kind is not known.
+    """
+    unknown = set(tiers) - set(classifier.profiles)
+    if unknown:
+        message = (
+            f"no kind of task is called {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(classifier.profiles)}"
+        )
+        raise ConfigurationError(message)
+    return TaskChooser(classifier, dict(tiers))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChooser:
+    """Starts a request at the tier of its kind; for `start=` of a cascade."""
+
+    classifier: TaskClassifier
+    tiers: Mapping[str, str]
+
+    def __call__(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Route | None:
+        """Return where to start."""
+        return self._route(self.classifier.classify(last_human_text(messages)))
+
+    async def achoose(
+        self, messages: Sequence[BaseMessage], config: RunnableConfig
+    ) -> Route | None:
+        """Do what calling does without blocking the event loop; for asynchronous graphs."""
+        return self._route(await self.classifier.aclassify(last_human_text(messages)))
+
+    def _route(self, match: TaskMatch) -> Route | None:
+        tier = self.tiers.get(match.task or "")
+        return None if tier is None else Route(tier=tier, reason=match.reason)

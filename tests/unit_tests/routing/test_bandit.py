@@ -1,0 +1,356 @@
+"""Learning online: what is tried, what it may cost, what is kept, and what the log tells."""
+
+import asyncio
+import multiprocessing
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langchain_tokenopt.embeddings import StaticEmbeddings
+from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.routing import Cascade, Tier
+from langchain_tokenopt.routing.bandit import Decision, TierBandit
+from langchain_tokenopt.routing.bandit_store import ArmSums, MemoryBandit, SqliteBandit
+from langchain_tokenopt.routing.off_policy import evaluate_policy
+from langchain_tokenopt.routing.tasks import TaskClassifier
+from langchain_tokenopt.testing import ScriptedModel
+
+ARMS = ("small", "large")
+
+
+def bandit(**options: Any) -> TierBandit:
+    return TierBandit(ARMS, **{"baseline": "large", "mode": "serve", "seed": 0, **options})
+
+
+def play(
+    learner: TierBandit,
+    rounds: int,
+    quality: dict[str, float],
+    cost: dict[str, float] | None = None,
+    *,
+    task: str = "faq",
+    seed: int = 0,
+) -> list[str]:
+    rng = random.Random(seed)
+    served = []
+    for number in range(rounds):
+        name = f"{task}-{seed}-{number}"
+        arm = learner.decide(task, request_id=name).served
+        right = float(rng.random() < quality[arm])
+        assert learner.reward(name, quality=right, cost=(cost or {}).get(arm, 0.0))
+        served.append(arm)
+    return served
+
+
+def test_the_better_tier_is_found_even_if_it_is_not_the_baseline() -> None:
+    served = play(bandit(price_weight=1.0), 3_000, {"small": 0.8, "large": 0.85}, {"large": 0.3})
+
+    assert served[-500:].count("small") > 400
+
+
+def test_the_baseline_stays_where_it_is_better() -> None:
+    served = play(bandit(), 3_000, {"small": 0.3, "large": 0.9})
+
+    assert served[-500:].count("large") > 450
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(0, 1_000))
+@settings(max_examples=15, deadline=None)
+def test_trying_costs_little_of_what_the_baseline_would_have_earned(
+    small: float, large: float, seed: int
+) -> None:
+    quality = {"small": small, "large": large}
+    rounds = 1_500
+
+    served = play(bandit(seed=seed, allowed_loss=0.01), rounds, quality, seed=seed)
+
+    earned = sum(quality[arm] for arm in served) / rounds
+    assert earned >= large * 0.94 - 0.02
+
+
+def test_kinds_of_tasks_are_learned_apart_and_a_new_one_borrows() -> None:
+    learner = bandit(price_weight=1.0)
+    cost = {"large": 0.2}
+    play(learner, 2_000, {"small": 0.9, "large": 0.9}, cost, task="faq")
+    play(learner, 2_000, {"small": 0.1, "large": 0.9}, cost, task="proofs")
+
+    faq, proofs, new = (learner.beliefs(task) for task in ("faq", "proofs", "new"))
+
+    assert faq["small"][0] > faq["large"][0]
+    assert proofs["small"][0] < proofs["large"][0]
+    assert new["large"][1] > proofs["large"][1]
+
+
+def test_a_tier_below_the_quality_floor_is_left_out() -> None:
+    learner = bandit(price_weight=1.0, quality_floor=0.7)
+    cost = {"large": 0.9}
+
+    served = play(learner, 2_000, {"small": 0.5, "large": 0.9}, cost)
+
+    assert served[-300:].count("small") == 0
+
+
+def test_in_shadow_mode_the_baseline_serves_and_decisions_are_logged() -> None:
+    learner = bandit(mode="shadow")
+
+    served = play(learner, 300, {"small": 1.0, "large": 0.5})
+
+    assert set(served) == {"large"}
+    assert {decision.arm for decision in learner.log} <= set(ARMS)
+
+
+def test_an_audit_may_reward_another_tier() -> None:
+    learner = bandit(mode="shadow")
+    for number in range(200):
+        name = str(number)
+        learner.decide("faq", request_id=name)
+        learner.reward(name, quality=1.0, arm="small")
+        learner.reward(name, quality=0.2)
+
+    beliefs = learner.beliefs("faq")
+    assert beliefs["small"][0] > 0.9
+    assert beliefs["large"][0] < 0.4
+
+
+def test_a_changed_world_is_followed() -> None:
+    learner = bandit(discount=0.99)
+    play(learner, 1_000, {"small": 0.2, "large": 0.9})
+
+    served = play(learner, 3_000, {"small": 0.95, "large": 0.3}, seed=1)
+
+    assert served[-500:].count("small") > 400
+
+
+def test_rewards_come_late_once_and_for_what_was_asked() -> None:
+    learner = bandit()
+    learner.decide("faq", request_id="a")
+
+    assert learner.reward("a", quality=1.0)
+    assert not learner.reward("a", quality=1.0)
+    assert not learner.reward("never asked", quality=1.0)
+
+
+def test_decisions_that_wait_too_long_are_given_up_and_counted() -> None:
+    now = [0.0]
+    learner = bandit(most_open=2, open_s=10, clock=lambda: now[0])
+    for name in "abc":
+        learner.decide("faq", request_id=name)
+    assert learner.expired == 1
+    assert not learner.reward("a", quality=1.0)
+
+    now[0] = 11.0
+    learner.decide("faq", request_id="d")
+
+    assert learner.expired == 3
+    assert learner.reward("d", quality=1.0)
+
+
+def test_propensities_are_those_that_arms_are_drawn_with() -> None:
+    learner = bandit()
+    decisions = [learner.decide("faq", request_id=str(n)) for n in range(2_000)]
+
+    expected = np.mean([decision.propensities["small"] for decision in decisions])
+    chosen = np.mean([decision.served == "small" for decision in decisions])
+
+    assert all(abs(sum(each.propensities.values()) - 1) < 1e-9 for each in decisions)
+    assert chosen == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"baseline": "huge"}, "with the baseline among them"),
+        ({"mode": "try"}, "mode is 'shadow' or 'serve'"),
+        ({"discount": 0}, "discount is above 0"),
+        ({"allowed_loss": -1}, "allowed_loss and price_weight are not below 0"),
+    ],
+)
+def test_wrong_options_are_refused(options: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        bandit(**options)
+
+
+@pytest.mark.parametrize("wrong", [{"quality": 2}, {"quality": 1, "cost": -1}])
+def test_wrong_rewards_are_refused(wrong: Any) -> None:
+    learner = bandit()
+    learner.decide(request_id="a")
+
+    with pytest.raises(ConfigurationError, match="quality is from 0 to 1"):
+        learner.reward("a", **wrong)
+    with pytest.raises(ConfigurationError, match="no arm is called"):
+        learner.reward("a", quality=1, arm="huge")
+
+
+# --- stores ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return MemoryBandit() if request.param == "memory" else SqliteBandit(tmp_path / "b.sqlite")
+
+
+def test_a_store_keeps_discounted_sums_by_task_and_over_all(store: Any) -> None:
+    store.add("faq", "small", quality=1.0, cost=0.5, discount=0.5)
+    store.add("faq", "small", quality=0.0, cost=0.5, discount=0.5)
+    store.add("", "large", quality=1.0, cost=1.0, discount=0.5)
+
+    assert store.sums("faq") == {"small": ArmSums(weight=1.5, quality=0.5, cost=0.75)}
+    assert store.sums("")["small"] == ArmSums(weight=1.5, quality=0.5, cost=0.75)
+    assert store.sums("")["large"] == ArmSums(weight=1, quality=1, cost=1)
+    assert store.sums("other") == {}
+
+
+def test_threads_lose_no_reward(store: Any) -> None:
+    def add() -> None:
+        for _ in range(50):
+            store.add("faq", "small", quality=1.0, cost=0.0, discount=1.0)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert store.sums("faq")["small"].weight == 200
+
+
+def _add_in_a_process(path: str) -> None:
+    for _ in range(50):
+        SqliteBandit(path, timeout_s=30).add("faq", "small", quality=1.0, cost=0.0, discount=1.0)
+
+
+def test_processes_share_a_file_and_lose_no_reward(tmp_path: Path) -> None:
+    path = str(tmp_path / "b.sqlite")
+    SqliteBandit(path).sums("")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_add_in_a_process, args=(path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert SqliteBandit(path).sums("faq")["small"].weight == 100
+
+
+def test_what_was_learned_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "b.sqlite"
+    play(bandit(store=SqliteBandit(path)), 200, {"small": 0.1, "large": 0.9})
+
+    again = bandit(store=SqliteBandit(path)).beliefs("faq")
+
+    assert again["large"][0] > again["small"][0]
+
+
+def test_a_store_that_fails_leads_to_the_baseline_and_is_counted(tmp_path: Path) -> None:
+    broken = tmp_path / "b.sqlite"
+    broken.write_bytes(b"no database at all, but long enough to be looked at as one" * 50)
+    learner = bandit(store=SqliteBandit(broken))
+
+    decision = learner.decide("faq", request_id="a")
+
+    assert (decision.served, decision.propensities["large"]) == ("large", 1.0)
+    assert learner.reward("a", quality=1.0)
+    assert learner.failures == 2
+    with pytest.raises(StoreError, match="the bandit's file"):
+        SqliteBandit(broken).sums("")
+
+
+# --- in a cascade ---------------------------------------------------------------------------------
+
+
+async def test_it_chooses_the_tier_of_a_cascade() -> None:
+    learner = TierBandit(
+        ARMS,
+        baseline="large",
+        tells_task=TaskClassifier(StaticEmbeddings()),
+        price_weight=1.0,
+        mode="serve",
+        seed=0,
+    )
+    play(learner, 2_000, {"small": 0.95, "large": 0.95}, {"large": 0.4}, task="code")
+    models = {arm: ScriptedModel([arm], when_exhausted="repeat_last") for arm in ARMS}
+    cascade = Cascade([Tier(arm, models[arm]) for arm in ARMS], start=learner)
+
+    question = "Write a Python function that sorts a list."
+    config: Any = {"metadata": {"request_id": "r1"}}
+    answers = [cascade.invoke(question, config).text]
+    answers += [answer.text for answer in await asyncio.gather(
+        *(cascade.ainvoke(question) for _ in range(20))
+    )]  # fmt: skip
+
+    assert answers.count("small") > 15
+    assert learner.reward("r1", quality=1.0)
+
+
+# --- what the log tells ---------------------------------------------------------------------------
+
+
+def logged(rounds: int, *, seed: int = 0) -> list[Decision]:
+    """Requests that were served by chance, 0.7 large."""
+    rng = random.Random(seed)
+    found = []
+    for number in range(rounds):
+        task = rng.choice(["easy", "hard"])
+        arm = "large" if rng.random() < 0.7 else "small"
+        right = 0.9 if arm == "large" else {"easy": 0.85, "hard": 0.2}[task]
+        found.append(
+            Decision(
+                request_id=str(number),
+                task=task,
+                arm=arm,
+                served=arm,
+                propensities={"small": 0.3, "large": 0.7},
+                quality=float(rng.random() < right),
+                cost=float(arm == "large"),
+            )
+        )
+    return found
+
+
+def by_difficulty(task: str) -> dict[str, float]:
+    return {"small": 1.0} if task == "easy" else {"large": 1.0}
+
+
+@pytest.mark.parametrize("estimator", ["ips", "snips", "dr"])
+def test_the_value_of_another_policy_is_within_its_interval(estimator: Any) -> None:
+    covered = 0
+    for seed in range(20):
+        value = evaluate_policy(logged(800, seed=seed), by_difficulty, estimator=estimator)
+        covered += value.low <= (0.85 + 0.9) / 2 <= value.high
+        assert value.requests == 800
+        assert value.effective < 800
+
+    assert covered >= 16
+
+
+def test_prices_count_in_the_value_of_a_policy() -> None:
+    log = logged(2_000)
+
+    free = evaluate_policy(log, lambda _: {"large": 1.0})
+    priced = evaluate_policy(log, lambda _: {"large": 1.0}, price_weight=0.1)
+
+    assert free.mean - priced.mean == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_log_that_tells_nothing_is_refused() -> None:
+    shadow = Decision(
+        request_id="a",
+        task="",
+        arm="small",
+        served="large",
+        propensities={"small": 1.0},
+        quality=1.0,
+    )
+
+    with pytest.raises(ConfigurationError, match="no decision with a reward"):
+        evaluate_policy([], by_difficulty)
+    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
+        evaluate_policy([shadow], by_difficulty)
+    with pytest.raises(ConfigurationError, match="estimator is 'ips', 'snips' or 'dr'"):
+        evaluate_policy(logged(5), by_difficulty, estimator="best")  # type: ignore[arg-type]  # wrong on purpose
