@@ -4,7 +4,8 @@ from langchain_tokenopt.reasoning.best_of import BestOf, Scorer
 from langchain_tokenopt.reasoning.chain import ChainOfThought, Structured
 from langchain_tokenopt.reasoning.demonstrations import ChosenExamples, Demonstrations
 from langchain_tokenopt.reasoning.extract import Answers, Extractor
-from langchain_tokenopt.reasoning.least_to_most import LeastToMost
+from langchain_tokenopt.reasoning.facts import Splitter, sentences
+from langchain_tokenopt.reasoning.least_to_most import LeastToMost, OnError
 from langchain_tokenopt.reasoning.plan import Plan, SubQuestion, read_plan
 from langchain_tokenopt.reasoning.plan_prompts import plan_prompt, step_prompt
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
@@ -18,13 +19,21 @@ from langchain_tokenopt.reasoning.result import (
     Vote,
 )
 from langchain_tokenopt.reasoning.sampling import Draw
-from langchain_tokenopt.reasoning.selection_inference import SelectionInference
-from langchain_tokenopt.reasoning.self_consistency import SelfConsistency, Stop, VoteBy
-from langchain_tokenopt.reasoning.technique import (
-    OnBudget,
-    ReasoningInput,
-    Technique,
+from langchain_tokenopt.reasoning.selection_inference import (
+    Check,
+    Halting,
+    Inference,
+    SchemaIds,
+    SelectionInference,
 )
+from langchain_tokenopt.reasoning.selection_prompts import (
+    halting_prompt,
+    inference_prompt,
+    selection_prompt,
+)
+from langchain_tokenopt.reasoning.self_consistency import SelfConsistency, Stop, VoteBy
+from langchain_tokenopt.reasoning.structured import Output
+from langchain_tokenopt.reasoning.technique import OnBudget, ReasoningInput, Technique
 from langchain_tokenopt.reasoning.tree_of_thoughts import PathCheck, PathVerdict, TreeOfThoughts
 from langchain_tokenopt.reasoning.tree_prompting import (
     read_thoughts,
@@ -39,14 +48,19 @@ __all__ = [
     "Beam",
     "BestOf",
     "ChainOfThought",
+    "Check",
     "ChosenExamples",
     "Demonstrations",
     "DepthFirst",
     "Draw",
     "Example",
     "Extractor",
+    "Halting",
+    "Inference",
     "LeastToMost",
     "OnBudget",
+    "OnError",
+    "Output",
     "PathCheck",
     "PathVerdict",
     "Plan",
@@ -54,10 +68,12 @@ __all__ = [
     "ReasoningResult",
     "ReasoningUsage",
     "Sample",
+    "SchemaIds",
     "Scorer",
     "Search",
     "SelectionInference",
     "SelfConsistency",
+    "Splitter",
     "StepUsage",
     "Stop",
     "StopReason",
@@ -72,9 +88,13 @@ __all__ = [
     "Vote",
     "VoteBy",
     "chain_of_thought_prompt",
+    "halting_prompt",
+    "inference_prompt",
     "plan_prompt",
     "read_plan",
     "read_thoughts",
+    "selection_prompt",
+    "sentences",
     "step_prompt",
     "tree_propose_prompt",
     "tree_score_prompt",

@@ -38,6 +38,7 @@ from langchain_tokenopt.routing import (
     not_empty,
     not_truncated,
 )
+from langchain_tokenopt.routing.cascade_policy import tiers_of
 from langchain_tokenopt.routing.policy import RoutingPolicy
 from langchain_tokenopt.stack.context import MultiTierContext, MultiTierState
 from langchain_tokenopt.stack.multi_tier import create_multi_tier
@@ -207,23 +208,8 @@ class Stack:
             return (large,)
         if self._policy is None:
             return (Tier("small", model_of("small"), gate=self._gate), large)
-        if self._policy.choice == "strong":
-            return (large,)
-        if self._policy.choice == "weak":
-            return (Tier("small", model_of("small")),)
-        gate = replace(self._gate_of(self._policy), model=self._policy.gate_model)
-        threshold = self._policy.promise.threshold
-        return (Tier("small", model_of("small"), gate=gate, threshold=threshold), large)
-
-    def _gate_of(self, policy: RoutingPolicy) -> Gate:
-        asks_others = policy.gate_model is not None and policy.gate_model.full is not None
-        if self._gate is None and asks_others:
-            message = (
-                "the routing policy was calibrated with second opinions or a judge; pass "
-                "gate=Gate(second_opinion=...) with the same ones"
-            )
-            raise ConfigurationError(message)
-        return self._gate or Gate()
+        small = Tier("small", model_of("small"))
+        return tiers_of(self._policy, small=small, large=large, gate=self._gate)
 
     def _checks(self) -> list[Check]:
         cascade = self.settings.cascade

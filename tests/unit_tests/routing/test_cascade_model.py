@@ -1,6 +1,8 @@
 """The cascade as a chat model: streams, tools, agents, and what callbacks hear."""
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +21,20 @@ from langchain_tokenopt.routing import (
     Attempt,
     Cascade,
     Gate,
+    GateModel,
+    LogisticModel,
     Route,
+    RouterStart,
+    RoutingPolicy,
     SecondOpinion,
     Tier,
     Verdict,
+    calibrate,
+    fit_router,
+    labelled,
     mentions,
     not_empty,
+    tiers_of,
 )
 from langchain_tokenopt.testing import Failure, ScriptedModel
 
@@ -275,3 +285,95 @@ def test_chunks_are_chunks_of_one_message() -> None:
     model, _ = cascade("5", "4 it is")
 
     assert all(isinstance(chunk, AIMessageChunk) for chunk in model.stream("2 + 2?"))
+
+
+# --- what was calibrated --------------------------------------------------------------------------
+
+
+def last_word(text: str) -> str:
+    return text.rsplit(maxsplit=1)[-1]
+
+
+def labels(*, wrong_every: int = 5, cost: int = 1) -> list[Any]:
+    """Drafts that are wrong every so often, which the peer's opinion shows."""
+    return [
+        labelled(
+            f"{n} + {n}?",
+            f"It is {2 * n + (n % wrong_every == 0)}",
+            strong=f"{2 * n}",
+            reader=last_word,
+            opinions=[f"{2 * n}"],
+            weak_cost=cost,
+            strong_cost=20,
+            gate_cost=1,
+        )
+        for n in range(10, 110)
+    ]
+
+
+def calibrated(**options: Any) -> tuple[RoutingPolicy, Gate]:
+    peer = SecondOpinion(model=scripted("It is 8"))
+    gate = Gate(reader=last_word, second_opinion=peer)
+    return calibrate(gate, labels(**options), max_loss=0.05), gate
+
+
+def test_a_policy_makes_a_cascade_whose_gate_keeps_its_threshold(tmp_path: Path) -> None:
+    policy, gate = calibrated()
+    path = tmp_path / "policy.json"
+    policy.save(path)
+    tiers = tiers_of(
+        RoutingPolicy.load(path),
+        small=Tier("small", scripted("It is 8")),
+        large=Tier("large", scripted("8")),
+        gate=gate,
+    )
+
+    agreed = Cascade(tiers).invoke("4 + 4?").response_metadata["tokenopt_cascade"]
+    doubted = Cascade(
+        [replace(tiers[0], model=scripted("It is 9")), tiers[1]]
+    ).invoke("4 + 4?")  # fmt: skip
+
+    assert [tier.name for tier in tiers] == ["small", "large"]
+    assert (agreed["tier"], len(agreed["attempts"])) == ("small", 1)
+    assert doubted.text == "8"
+
+
+def test_a_policy_that_advises_one_model_makes_one_tier() -> None:
+    small, large = Tier("small", scripted("4")), Tier("large", scripted("four"))
+    dear, _ = calibrated(cost=30)
+    good, gate = calibrated(wrong_every=1_000)
+
+    assert [tier.name for tier in tiers_of(dear, small=small, large=large)] == ["large"]
+    assert [tier.name for tier in tiers_of(good, small=small, large=large, gate=gate)] == ["small"]
+
+
+def test_a_policy_with_opinions_needs_a_gate_that_asks_for_them() -> None:
+    policy, _ = calibrated()
+    fitted = replace(
+        policy,
+        gate_model=GateModel(own=_flat(), full=_flat()),
+    )
+
+    with pytest.raises(ConfigurationError, match="calibrated with second opinions"):
+        tiers_of(fitted, small=Tier("small", scripted("4")), large=Tier("large", scripted("4")))
+
+
+def _flat() -> LogisticModel:
+    return LogisticModel(
+        names=("agreement",), means=(0.0,), scales=(1.0,), weights=(1.0,), intercept=0.0
+    )
+
+
+async def test_a_router_sends_hard_questions_straight_to_the_strong_model() -> None:
+    sums = [f"What is {n} + {n}?" for n in range(30)]
+    proofs = [f"Prove theorem {n} about primes." for n in range(30)]
+    router = fit_router(sums + proofs, [0.0] * 30 + [1.0] * 30)
+    start = RouterStart(router=router, strong="tier_1", threshold=0.35)
+    model, (small, _) = cascade("4", "4", start=start)
+
+    easy = model.invoke("What is 7 + 8?").response_metadata["tokenopt_cascade"]
+    hard = await model.ainvoke("Prove the theorem about primes.")
+
+    assert easy["tier"] == "tier_0"
+    assert hard.response_metadata["tokenopt_cascade"]["tier"] == "tier_1"
+    assert small.calls == 1
