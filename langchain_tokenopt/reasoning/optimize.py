@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -32,7 +31,8 @@ class PromptOptimizer:
     gain: what wins a search is partly lucky.
 
     Args:
-        make: A chat model, or a function that makes a runnable of a prompt, such as
+        make: A chat model, also with options bound, or a function that makes a runnable of a
+            prompt, such as
             `lambda prompt: ChainOfThought(model, answer=extract.number, prompt=prompt)`.
         budget: Tokens, input and output of all calls, the proposer's included; see `evaluate`.
         metric: Scores an output; by default `typed_equality()` of the text.
@@ -60,7 +60,7 @@ class PromptOptimizer:
 
     def __init__(
         self,
-        make: BaseChatModel | MakesRunnable,
+        make: Runnable[Any, Any] | MakesRunnable,
         *,
         budget: int,
         metric: Metric | None = None,
@@ -73,7 +73,7 @@ class PromptOptimizer:
         proposal_prompt: ChatPromptTemplate = PROPOSAL_PROMPT,
     ) -> None:
         self._options = SearchOptions(
-            make=asked_with(make) if isinstance(make, BaseChatModel) else make,
+            make=asked_with(make) if isinstance(make, Runnable) else make,
             budget=budget,
             metric=metric,
             objective=objective or FewestTokens(),

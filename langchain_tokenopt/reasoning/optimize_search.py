@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any, TypeAlias
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
@@ -47,6 +46,10 @@ _TELLING = 64  # held-out samples that tell scores apart, roughly
 _VERSIONS = 3
 # The comparison needs more samples than the races, since it has to show something.
 _SEARCH_SHARE = 0.6
+_UNUSABLE = (
+    "What the proposer wrote could not be used: nothing stands between <prompt> and </prompt>, or "
+    "a variable of the instruction is missing."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ class SearchOptions:
             raise ConfigurationError(message)
 
 
-def asked_with(model: BaseChatModel) -> MakesRunnable:
+def asked_with(model: Runnable[Any, Any]) -> MakesRunnable:
     """Return what makes a runnable of a prompt: the model, asked with it."""
 
     def make(prompt: ChatPromptTemplate) -> Runnable[Any, Any]:
@@ -173,6 +176,8 @@ class Search:
         rows = [*self._pool.rows.get(_START, ()), *self._races.rows.get(self._best, ())]
         texts = yield from self._written(goals(list(cases_of(rows)), saving=saving))
         rewritten = [candidate for text in texts for candidate in written(best, text)]
+        if texts and not rewritten:
+            self._notes.append(_UNUSABLE)
         fewer = shortened(best, harmless=self._harmless)
         most = _SAVING_EXAMPLES if saving else _MOST_IN_POOL
         more = demonstrated(best, [*self._options.examples, *self._made_examples()], most=most)

@@ -1,9 +1,11 @@
 """The tokens of a measurement: set aside before every model call, settled after it."""
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +23,22 @@ _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predic
 # Set aside for the answer of a model that has no cap and was not seen answering yet.
 _FIRST_OUTPUT = 512
 _OUTPUT_MARGIN = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTokens:
+    """What is expected of a call before it is made."""
+
+    model: str = "unknown"
+    counted: int = 0
+    """Its input, as it is counted here."""
+    answers: int = 1
+    """How many are asked for in one call (`n=`)."""
+    most: int = 0
+    """Tokens to set aside for it."""
+
+
+_UNPLANNED = PlannedTokens()
 
 
 class Purse:
@@ -68,22 +86,23 @@ class Purse:
         finally:
             self._most = before
 
-    def needed(
+    def plan(
         self, model: str, messages: Sequence[BaseMessage], parameters: Mapping[str, Any]
-    ) -> int:
-        """Return the most tokens that a call is expected to use.
+    ) -> PlannedTokens:
+        """Return what a call is expected to use.
 
         The input is counted, and corrected by what was reported for the model so far. The output
         is the call's own cap, else twice the largest one so far.
         """
         if self.tokens is None:
-            return 0
-        counted = counted_input(model, messages, parameters)
+            return _UNPLANNED
+        counted = counter_for(model).count_messages(messages, tools=parameters.get("tools") or ())
         cap = next((parameters[name] for name in _CAPS if parameters.get(name)), None)
         seen = self._outputs.get(model)
         output = cap or (_FIRST_OUTPUT if seen is None else _OUTPUT_MARGIN * seen)
-        times = parameters.get("n") or 1
-        return round(counted * self._ratios.get(model, 1.0)) + output * times
+        answers = parameters.get("n") or 1
+        most = math.ceil(counted * self._ratios.get(model, 1.0)) + output * answers
+        return PlannedTokens(model=model, counted=counted, answers=answers, most=most)
 
     def take(self, tokens: int) -> None:
         """Set tokens aside for a call.
@@ -109,26 +128,19 @@ class Purse:
             self._set_aside -= taken
             self.usage += usage
 
-    def learn(self, model: str, *, counted: int, usage: Usage) -> None:
+    def learn(self, planned: PlannedTokens, usage: Usage) -> None:
         """Remember how much a call of a model used, for the next one."""
+        model, output = planned.model, math.ceil(usage.output / planned.answers)
         with self._lock:
-            self._outputs[model] = max(self._outputs.get(model, 0), usage.output)
-            if counted and usage.input_tokens:
-                ratio = usage.input_tokens / counted
+            self._outputs[model] = max(self._outputs.get(model, 0), output)
+            if planned.counted and usage.input_tokens:
+                ratio = usage.input_tokens / planned.counted
                 self._ratios[model] = max(self._ratios.get(model, ratio), ratio)
 
     def _left(self) -> int | None:
         return (
             None if self._most is None else self._most - self.usage.total_tokens - self._set_aside
         )
-
-
-def counted_input(
-    model: str, messages: Sequence[BaseMessage], parameters: Mapping[str, Any]
-) -> int:
-    """Return the input tokens of a call as they are counted here."""
-    tools = parameters.get("tools") or ()
-    return counter_for(model).count_messages(messages, tools=tools)
 
 
 class Meter(StepCollector):
@@ -145,7 +157,7 @@ class Meter(StepCollector):
         self.refused = False
         """Whether a call was refused: what the job returned is not all of its work."""
         self._purse = purse
-        self._taken: dict[UUID, int] = {}
+        self._taken: dict[UUID, PlannedTokens] = {}
 
     @override
     def _start(
@@ -158,13 +170,13 @@ class Meter(StepCollector):
         **rest: Any,
     ) -> None:
         parameters = keywords.get("invocation_params") or {}
-        needed = self._purse.needed(_model(metadata or {}, parameters), messages, parameters)
+        planned = self._purse.plan(_model(metadata or {}, parameters), messages, parameters)
         try:
-            self._purse.take(needed)
+            self._purse.take(planned.most)
         except BudgetExceededError:
             self.refused = True
             raise
-        self._taken[run_id] = needed
+        self._taken[run_id] = planned
         super()._start(messages, run_id=run_id, metadata=metadata, keywords=keywords, **rest)
 
     @override
@@ -181,19 +193,19 @@ class Meter(StepCollector):
     def _observed(self, call: ObservedCall) -> None:
         super()._observed(call)
         usage = Usage() if call.kind == "cache_hit" else call.usage
-        self._settle(call.run_id, usage)
-        if call.kind == "live" and self._purse.tokens is not None:
-            model = call.model_asked or "unknown"
-            counted = 0 if call.estimated else counted_input(model, call.messages, {})
-            self._purse.learn(model, counted=counted, usage=call.usage)
+        planned = self._settle(call.run_id, usage)
+        if call.kind == "live":
+            self._purse.learn(planned, call.usage)
 
     def close(self) -> None:
         """Give back what was set aside for calls that another handler refused."""
         for run_id in list(self._taken):
             self._settle(run_id, Usage())
 
-    def _settle(self, run_id: UUID, usage: Usage) -> None:
-        self._purse.settle(self._taken.pop(run_id, 0), usage)
+    def _settle(self, run_id: UUID, usage: Usage) -> PlannedTokens:
+        planned = self._taken.pop(run_id, _UNPLANNED)
+        self._purse.settle(planned.most, usage)
+        return planned
 
     @contextmanager
     def _only_refusals_stop(self, run_id: UUID) -> Iterator[None]:
@@ -202,7 +214,7 @@ class Meter(StepCollector):
             yield
         except Exception as error:  # noqa: BLE001 - logged, and booked as what was set aside
             _LOG.warning("the usage of a call could not be read: %r", error)
-            self._settle(run_id, Usage(plain_input=self._taken.get(run_id, 0)))
+            self._settle(run_id, Usage(plain_input=self._taken.get(run_id, _UNPLANNED).most))
 
 
 def _model(metadata: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from langchain_tokenopt.reasoning.sequential import (
     mean_interval,
     wilson_interval,
 )
-from langchain_tokenopt.testing import ScriptedModel
+from langchain_tokenopt.testing import RecordedQuestion, ReplayModel, ScriptedModel
 
 NUMBER = typed_equality(extract.number)
 
@@ -198,6 +198,19 @@ def test_a_call_that_may_be_too_long_is_not_made() -> None:
 
     assert (model.calls, found.rows, found.score) == (0, (), None)
     assert "| - | - |" in found.report()
+
+
+def test_several_answers_to_one_prompt_are_planned_as_such() -> None:
+    recorded = [
+        RecordedQuestion(question=f"question {i}", samples=("Answer: 1",) * 8, input_tokens=10)
+        for i in range(200)
+    ]
+    model = ReplayModel(recorded)
+    samples = [LabelledSample(each.question, "1") for each in recorded]
+
+    found = evaluate(model.bind(n=8), samples, budget=5_000)
+
+    assert found.spent.total_tokens > 4_500
 
 
 def test_a_budget_of_the_callers_own_ends_the_evaluation() -> None:

@@ -102,7 +102,8 @@ def test_wrong_answers_are_shown_to_the_proposer_when_the_score_is_to_rise() -> 
         plain, SAMPLES
     )
 
-    assert "Right answer: " in proposer.requests[0][-1].text
+    asked = [request[-1].text for request in proposer.requests]
+    assert sum("Right answer: " in text for text in asked) == 1
     assert any(tried.how == "rewritten" for tried in found.tried)
 
 
@@ -263,6 +264,15 @@ def test_a_technique_is_optimised_through_a_function_of_its_prompt() -> None:
     assert isinstance(found.prompt.messages[-1], MessagesPlaceholder)
     thinking = ChainOfThought(model, answer=extract.number, prompt=found.prompt)
     assert thinking.invoke("2 + 2?").answer is not None
+
+
+def test_a_proposer_that_writes_nothing_usable_is_told_of() -> None:
+    found = optimizer(adder().bind(stop=["#"]), proposer=writer("Sure!")).optimize(
+        START, SAMPLES[:60]
+    )
+
+    assert len(found.notes) >= 1
+    assert "What the proposer wrote could not be used" in found.report()
 
 
 def test_given_examples_are_tried_too() -> None:
