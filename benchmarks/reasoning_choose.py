@@ -22,6 +22,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Row:
     score: float
     usage: ReasoningUsage
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Input and output."""
         return self.usage.total.total_tokens

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from langchain_core.runnables import Runnable
@@ -15,7 +16,7 @@ from langchain_tokenopt.reasoning.result import ReasoningUsage
 from langchain_tokenopt.reasoning.spending import Purse
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluatedSample:
     """What came of one sample."""
 
@@ -27,7 +28,7 @@ class EvaluatedSample:
     """Why there is no output."""
     usage: ReasoningUsage
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Input and output of all its calls; what a cache served counts nothing."""
         return self.usage.total.total_tokens
