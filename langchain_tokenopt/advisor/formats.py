@@ -52,6 +52,7 @@ def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
         "latency_s": _number(row.get("latency_s")),
         "parameters": {k: v for k, v in request.items() if k not in apart | known},
         "metadata": _object(row.get("metadata")),
+        "error": _error(row.get("error") or _object(response).get("error")),
     }
 
 
@@ -80,6 +81,7 @@ def _langsmith(row: Mapping[str, Any]) -> dict[str, Any]:
         "latency_s": (end - start).total_seconds() if start and end else None,
         "parameters": {k: v for k, v in parameters.items() if k not in ("model", "model_name")},
         "metadata": metadata,
+        "error": _error(row.get("error")),
     }
 
 
@@ -119,6 +121,7 @@ def _langfuse(row: Mapping[str, Any]) -> dict[str, Any]:
         "latency_s": (end - start).total_seconds() if start and end else None,
         "parameters": _object(row.get("modelParameters")),
         "metadata": _object(row.get("metadata")),
+        "error": _error(row.get("statusMessage") or True) if row.get("level") == "ERROR" else None,
     }
 
 
@@ -179,6 +182,9 @@ def _answer(response: Any, *, model: str) -> AIMessage | None:
         _object(raw.get("kwargs")).get("usage_metadata")
     )
     served = {"model_name": str(response.get("model") or model or "unknown")}
+    finished = choices[0].get("finish_reason") if isinstance(choices, list) and choices else None
+    if finished is not None:
+        served["finish_reason"] = str(finished)
     return message.model_copy(
         update={"usage_metadata": _usage(usage), "response_metadata": served},
     )
@@ -186,6 +192,12 @@ def _answer(response: Any, *, model: str) -> AIMessage | None:
 
 def _is_message(response: Mapping[str, Any]) -> bool:
     return "role" in response or response.get("lc") == 1
+
+
+_ELSEWHERE = {
+    "cache_read": ("input_cached_tokens", "cache_read_input_tokens"),
+    "cache_creation": ("cache_creation_input_tokens",),
+}
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,21 +214,37 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
     if read is None or written is None:
         return None
     details = _object(usage.get("prompt_tokens_details") or usage.get("input_token_details"))
-    cached = details.get("cached_tokens") or details.get("cache_read")
-    cached = cached or usage.get("input_cached_tokens") or usage.get("cache_read_input_tokens")
+    into = {
+        name: int(count)
+        for name, found in (
+            ("cache_read", (details.get("cached_tokens"), details.get("cache_read"))),
+            ("cache_creation", (details.get("cache_write_tokens"), details.get("cache_creation"))),
+        )
+        for count in (*found, *(usage.get(key) for key in _ELSEWHERE[name]))
+        if isinstance(count, int | float)
+    }
     out = _object(usage.get("completion_tokens_details") or usage.get("output_token_details"))
     reasoning = out.get("reasoning_tokens") or out.get("reasoning")
     return {
         "input_tokens": read,
         "output_tokens": written,
         "total_tokens": read + written,
-        **({"input_token_details": {"cache_read": int(cached)}} if cached else {}),
+        # A 0 is kept: it says that nothing was cached, where silence says nothing.
+        **({"input_token_details": into} if into else {}),
         **({"output_token_details": {"reasoning": int(reasoning)}} if reasoning else {}),
     }
 
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _error(value: Any) -> str | None:
+    """Return what went wrong as one short line, `None` for nothing."""
+    if not value:
+        return None
+    told = value.get("code") or value.get("type") if isinstance(value, dict) else value
+    return " ".join(str(told or "error").split())[:200] if told is not True else "error"
 
 
 def _number(value: Any) -> float | None:

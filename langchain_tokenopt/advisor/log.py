@@ -31,6 +31,8 @@ class LoggedCall:
     """Request fields besides the messages and the model: temperature, tools, ..."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the log says besides: feature, tags, expected answer, ..."""
+    error: str | None = None
+    """What the log says went wrong; `None` of a call that was answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

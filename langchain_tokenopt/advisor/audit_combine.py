@@ -1,0 +1,238 @@
+"""The replay: each call through the techniques, in the order in which they act on a request.
+
+Same request, like question, context window, provider's prompt cache. What an earlier technique has
+saved, a later one cannot save again: a served call never reaches the provider, so it keeps no
+prefix warm there, and that loss is booked on the cache that served it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from langchain_tokenopt.advisor.audit_batchable import BatchableReplay
+from langchain_tokenopt.advisor.audit_contexts import ContextReplay
+from langchain_tokenopt.advisor.audit_duplicates import ExactReplay, NearReplay, Window
+from langchain_tokenopt.advisor.audit_errors import ErrorReplay
+from langchain_tokenopt.advisor.audit_facts import CallFacts, hashes_of
+from langchain_tokenopt.advisor.audit_prefixes import (
+    PrefixRules,
+    Reads,
+    SeenPrefixes,
+    Templates,
+    longest_free,
+    now_read,
+)
+from langchain_tokenopt.advisor.audit_tasks import TaskReplay
+
+_NEAR_BLOCKS = 40
+
+
+@dataclass(slots=True)
+class Sums:
+    """What one technique does, by block of time; 1e-12 dollars."""
+
+    blocks: int
+    calls: int = 0
+    tokens: int = 0
+    alone: list[int] = field(init=False)
+    """Saved if this technique is the only one."""
+    after: list[int] = field(init=False)
+    """Saved of what the techniques before it left; may be negative."""
+
+    def __post_init__(self) -> None:
+        """Make the sums."""
+        self.alone, self.after = [0] * self.blocks, [0] * self.blocks
+
+
+@dataclass(slots=True)
+class Unpriced:
+    """Calls of a model without a known price."""
+
+    calls: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Replay:
+    """Plays calls in order of time and keeps sums, whose size does not depend on the log's.
+
+    Args:
+        count: How many calls there will be.
+        blocks: Into how many blocks of time they are cut.
+        windows: Which calls the semantic cache plays.
+    """
+
+    count: int
+    blocks: int
+    windows: Sequence[Window]
+    exact: ExactReplay
+    near: NearReplay | None
+    context: ContextReplay
+    templates: Templates
+    rules: PrefixRules
+    tasks: TaskReplay | None
+    batchable: BatchableReplay
+    errors: ErrorReplay
+    cost: list[int] = field(init=False)
+    """What the log cost, by block."""
+    exact_sums: Sums = field(init=False)
+    context_sums: Sums = field(init=False)
+    prompt_sums: Sums = field(init=False)
+    near_saved: list[int] = field(init=False)
+    """By block of the calls that the semantic cache played."""
+    near_cost: list[int] = field(init=False)
+    near_tokens: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    estimated: int = 0
+    cache_hits: int = 0
+    unknown_reads: int = 0
+    unpriced: dict[str, Unpriced] = field(default_factory=dict)
+    by_model: dict[str, int] = field(default_factory=dict)
+    first_at: float | None = None
+    last_at: float = 0.0
+    _sent: SeenPrefixes = field(default_factory=SeenPrefixes)
+    _sent_after: SeenPrefixes = field(default_factory=SeenPrefixes)
+    _played: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the sums."""
+        self.cost = [0] * self.blocks
+        self.exact_sums, self.context_sums, self.prompt_sums = (Sums(self.blocks) for _ in range(3))
+        self.near_saved, self.near_cost = [0] * _NEAR_BLOCKS, [0] * _NEAR_BLOCKS
+
+    def play(self, calls: Iterable[CallFacts]) -> None:
+        """Play all calls, in order of time."""
+        for n, call in enumerate(calls):
+            self._one(call, n * self.blocks // self.count, self._in_window(n))
+        for part in (self.batchable, self.errors, *([self.tasks] if self.tasks else ())):
+            part.finish()
+
+    def _in_window(self, n: int) -> bool:
+        return any(window.first <= n < window.end for window in self.windows)
+
+    def _one(self, call: CallFacts, block: int, in_window: bool) -> None:
+        self.calls += 1
+        self.first_at = call.at if self.first_at is None else self.first_at
+        self.last_at = call.at
+        if call.kind == "cache_hit":
+            self.cache_hits += 1
+            return
+        self.input_tokens += call.input
+        self.estimated += call.estimated
+        if call.cost is None and call.input + call.output:
+            unpriced = self.unpriced.setdefault(call.model, Unpriced())
+            unpriced.calls += 1
+            unpriced.tokens += call.input + call.output
+        paths = _Paths(call, self._sent, self._sent_after, self.rules, self.templates)
+        base = paths.now.cost(call)
+        self.unknown_reads += not call.reads_known
+        self.cost[block] += base
+        self.by_model[call.model] = self.by_model.get(call.model, 0) + base
+        self.errors.add(call, cost=base, block=block)
+        self.batchable.add(call, cost=base, block=block)
+        if self.tasks is not None:
+            self.tasks.add(call, cost=base, read=paths.now.read, block=block)
+        left = self.context.left(call)
+        self._alone(call, block, paths, base=base, left=left)
+        self._together(call, block, paths, base=base, left=left, in_window=in_window)
+        self.templates.add(call, shared=paths.shared)
+        self._sent.add(paths.hashes, at=call.at)
+
+    def _alone(self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int) -> None:
+        cut = self.context.reads(call, paths.now, left=left)
+        self.context_sums.alone[block] += base - cut.cost(call, input_tokens=left)
+        if left < call.input:
+            self.context_sums.calls += 1
+            self.context_sums.tokens += call.input - left
+        best = paths.best(paths.now, left=call.input)
+        self.prompt_sums.alone[block] += base - best.cost(call)
+        if best.read > paths.now.read:
+            self.prompt_sums.calls += 1
+            self.prompt_sums.tokens += best.read - paths.now.read
+
+    def _together(
+        self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int,
+        in_window: bool,
+    ) -> None:  # fmt: skip
+        if self.exact.serves(call):
+            self.exact_sums.calls += 1
+            self.exact_sums.tokens += call.input + call.output
+            self.exact_sums.alone[block] += base
+            self.exact_sums.after[block] += base
+            return
+        now = paths.now_after
+        # What served calls kept warm at the provider is now paid by those that follow.
+        colder = base - now.cost(call)
+        self.exact_sums.alone[block] += colder
+        self.exact_sums.after[block] += colder
+        if in_window and self._serves_like(call, now.cost(call)):
+            return
+        cut = self.context.reads(call, now, left=left)
+        shorter = cut.cost(call, input_tokens=left)
+        self.context_sums.after[block] += now.cost(call) - shorter
+        best = paths.best(cut, left=left)
+        self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=left)
+        self._sent_after.add(paths.hashes, at=call.at)
+
+    def _serves_like(self, call: CallFacts, cost: int) -> bool:
+        if self.near is None:
+            return False
+        total = sum(window.end - window.first for window in self.windows)
+        block = min(self._played * _NEAR_BLOCKS // max(total, 1), _NEAR_BLOCKS - 1)
+        self._played += 1
+        self.near_cost[block] += cost
+        if not self.near.serves(call):
+            return False
+        self.near_saved[block] += cost
+        self.near_tokens += call.input + call.output
+        return True
+
+
+class _Paths:
+    """What of one call is read from the provider's cache: as it is, and after our caches."""
+
+    def __init__(
+        self,
+        call: CallFacts,
+        sent: SeenPrefixes,
+        sent_after: SeenPrefixes,
+        rules: PrefixRules,
+        templates: Templates,
+    ) -> None:
+        self._call = call
+        self._rule = rule = rules(call.model)
+        self._fixed = 0
+        self.hashes = hashes_of(call.blocks)
+        self.shared = self._shared_long = after = 0
+        if rule is None or not call.input:
+            self.now = self.now_after = Reads(call.read, call.written)
+            return
+        if not rule.automatic:  # only what is marked is written: the static start
+            self.hashes = self.hashes[: call.static * len(self.hashes) // max(call.characters, 1)]
+        default, longest = rule.lifetimes[0].seconds, longest_free(rule).seconds
+        (self.shared,) = sent.shared(self.hashes, at=call.at, lifetimes=(default,))
+        after, self._shared_long = sent_after.shared(
+            self.hashes, at=call.at, lifetimes=(default, longest)
+        )
+        self._fixed = templates.fixable(call, lifetime_s=longest)
+        self.now = now_read(call, rule, self.shared)
+        if not call.reads_known:
+            self.now_after = now_read(call, rule, after)
+            return
+        lost = rule.rounded(call.tokens(self.shared)) - rule.rounded(call.tokens(after))
+        lost = min(max(lost, 0), call.read)
+        written = call.written + (lost if call.written else 0)
+        self.now_after = Reads(call.read - lost, written)
+
+    def best(self, now: Reads, *, left: int) -> Reads:
+        """Return what is read once requests are laid out and marked for the provider's cache."""
+        rule, call = self._rule, self._call
+        if rule is None or not call.input:
+            return now
+        most = call.input if left == call.input else call.tokens(call.static)
+        shared = max(self._shared_long, self._fixed)
+        read = max(now.read, min(rule.rounded(call.tokens(shared)), most))
+        if rule.automatic or now.read or now.written:
+            return Reads(read, max(now.written - (read - now.read), 0))
+        marked = min(rule.rounded(call.tokens(call.static)), most)
+        return Reads(read, max(marked - read, 0))

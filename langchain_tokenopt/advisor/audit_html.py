@@ -1,0 +1,136 @@
+"""An audit as one HTML file that needs nothing else: no script, no network."""
+
+from html import escape
+
+from langchain_tokenopt.accounting import dollars
+from langchain_tokenopt.advisor.audit_intervals import Share
+from langchain_tokenopt.advisor.audit_report import HOW_SURE, TITLES, AuditReport, Finding
+
+_WIDTH, _LEFT, _ROW = 860, 210, 34
+_ADDED, _BOUND, _COMBINED = "#2f6fed", "#c3cad6", "#0f9d6e"
+
+
+def report_as_html(report: AuditReport) -> str:
+    """Return the report as a page: what would be saved, how sure that is, and the evidence."""
+    title = f"Audit of {report.source}"
+    rows = "".join(map(_row, report.findings))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{_STYLE}</style></head><body><main>
+<h1>{escape(title)}</h1>
+<p class=range>{escape(_range(report))}</p>
+<p class=headline>{report.combined.value:.1%} less, {escape(dollars(report.combined_saved))} of
+{escape(dollars(report.cost))}, {report.calls:,} calls</p>{_notices(report)}
+<h2>What each technique would save, alone</h2>{_chart(report)}
+<div class=wide><table><thead><tr><th>technique</th><th>calls</th><th>how</th><th>alone</th>
+<th>saved alone</th><th>adds</th></tr></thead><tbody>{rows}</tbody>
+<tfoot><tr><th>together, by replay</th><td></td><td></td><td>{escape(str(report.combined))}</td>
+<td></td><td>{escape(dollars(report.combined_saved))}</td></tr></tfoot></table></div>
+<p class=range>{escape(HOW_SURE)}</p>
+<h2>Evidence</h2>{"".join(map(_evidence, report.findings))}
+<h2>Settings</h2><pre>{escape(report.settings)}</pre>{_problems(report)}
+</main></body></html>
+"""
+
+
+def _range(report: AuditReport) -> str:
+    if report.since is None or report.until is None:
+        return "without times"
+    return f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"
+
+
+def _notices(report: AuditReport) -> str:
+    told = [
+        f"{each.model} has no known price: {each.calls:,} calls, {each.tokens:,} tokens are in no "
+        "sum of dollars"
+        for each in report.unpriced
+    ]
+    if report.estimated_calls:
+        told.append(f"The tokens of {report.estimated_calls:,} calls were counted here.")
+    return "".join(f"<p class=notice>{escape(each)}</p>" for each in (*told, *report.notes))
+
+
+def _row(finding: Finding) -> str:
+    added = "-" if finding.added is None else dollars(finding.added)
+    cells = (
+        f"{finding.calls:,}",
+        finding.kind,
+        str(finding.share),
+        dollars(finding.saved),
+        added,
+    )
+    marked = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th>{escape(TITLES[finding.technique])}</th>{marked}</tr>"
+
+
+def _chart(report: AuditReport) -> str:
+    bars = [
+        (TITLES[each.technique], each.share, _ADDED if each.is_combined else _BOUND)
+        for each in report.findings
+    ]
+    bars.append(("together", report.combined, _COMBINED))
+    top = max((max(share.value, share.high or 0.0) for _, share, _ in bars), default=0.0)
+    if top <= 0:
+        return "<p>Nothing would be saved.</p>"
+    drawn = "".join(_bar(n, *bar, top=top) for n, bar in enumerate(bars))
+    return (
+        f"<svg viewBox='0 0 {_WIDTH} {_ROW * len(bars) + 12}' role='img' "
+        f"aria-label='savings by technique'>{drawn}</svg>"
+        "<p class=range>Lines: intervals. Grey: bounds, no part of the whole.</p>"
+    )
+
+
+def _bar(n: int, name: str, share: Share, colour: str, *, top: float) -> str:
+    y, wide = 10 + n * _ROW, _WIDTH - _LEFT - 90
+
+    def x(value: float) -> float:
+        return _LEFT + wide * max(value, 0.0) / top
+
+    line = ""
+    if share.low is not None and share.high is not None:
+        line = (
+            f"<line x1='{x(share.low):.1f}' x2='{x(share.high):.1f}' y1='{y + 10}' y2='{y + 10}' "
+            "stroke='#1c2330' stroke-width='2' />"
+        )
+    return (
+        f"<text x='{_LEFT - 10}' y='{y + 14}' text-anchor='end'>{escape(name)}</text>"
+        f"<rect x='{_LEFT}' y='{y}' width='{x(share.value) - _LEFT:.1f}' height='20' "
+        f"fill='{colour}'><title>{escape(str(share))}</title></rect>{line}"
+        f"<text x='{max(x(share.value), x(share.high or 0)) + 8:.1f}' y='{y + 14}'>"
+        f"{share.value:.1%}</text>"
+    )
+
+
+def _evidence(finding: Finding) -> str:
+    notes = "".join(f"<li>{escape(note)}</li>" for note in finding.notes)
+    examples = "".join(
+        f"<li>line {each.line}: <code>{escape(each.text)}</code></li>" for each in finding.examples
+    )
+    return f"<h3>{escape(TITLES[finding.technique])}</h3><ul>{notes}{examples}</ul>"
+
+
+def _problems(report: AuditReport) -> str:
+    if not report.problem_count:
+        return ""
+    shown = "".join(f"<li>{escape(str(problem))}</li>" for problem in report.problems)
+    return f"<h2>{report.problem_count:,} lines could not be read</h2><ul>{shown}</ul>"
+
+
+# That of the account's report (dashboard/html_report.py).
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;color:#1c2330;background:#f5f7fa;margin:0}
+main{max-width:1040px;margin:0 auto;padding:32px 20px}
+h1{font-size:28px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 10px}
+h3{font-size:15px;font-weight:600;margin:18px 0 6px}
+.headline{font-size:18px;color:#0b7a55}.range{color:#5a6474;margin:0 0 6px;font-size:14px}
+.notice{background:#fff4d6;border-left:4px solid #b4570c;padding:8px 12px;font-weight:600}
+.wide{overflow-x:auto}ul{margin:0;padding-left:20px;font-size:14px}
+table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #dde3ec;font-size:14px}
+th,td{padding:6px 9px;text-align:right;border-bottom:1px solid #edf0f5;white-space:nowrap;
+font-variant-numeric:tabular-nums}
+th:first-child{text-align:left;font-weight:500}thead th,tfoot{background:#eef2f8;font-weight:600}
+pre{background:#fff;border:1px solid #dde3ec;padding:12px;overflow-x:auto;font-size:13px}
+code{overflow-wrap:anywhere}
+svg{width:100%;background:#fff;border:1px solid #dde3ec}svg text{font-size:12px;fill:#5a6474}
+"""

@@ -1,0 +1,84 @@
+"""Facts of more calls than memory holds: a temporary SQLite file, read back in order of time."""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from langchain_tokenopt.advisor.audit_facts import CallFacts
+from langchain_tokenopt.files import storable
+
+_AT_ONCE = 2_000
+_TEXTS = frozenset({"id", "model", "feature", "error", "question", "answer"})
+_COLUMNS = ", ".join(CallFacts._fields)
+_PLACES = tuple(n for n, name in enumerate(CallFacts._fields) if name in _TEXTS)
+
+
+class Spill:
+    """Keeps facts in a file that is removed when the context ends.
+
+    Args:
+        folder: Where the file lies; by default where the system keeps temporary files. A call
+            takes about half a kilobyte, and its prompt eight bytes for each 256 characters.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tokenopt-audit-", dir=folder)
+        self._connection = sqlite3.connect(Path(self._folder.name) / "facts.sqlite")
+        # Nobody reads it after a crash, so nothing needs to be safe on disk.
+        for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE"):
+            self._connection.execute(f"PRAGMA {setting}")
+        self._connection.execute(f"CREATE TABLE facts ({_COLUMNS})")
+        self._last = float("-inf")
+        self._is_sorted = True
+        self.calls = 0
+
+    def add_all(self, facts: Iterator[CallFacts]) -> None:
+        """Keep facts, in any order."""
+        marks = ", ".join("?" * len(CallFacts._fields))
+        insert = f"INSERT INTO facts VALUES ({marks})"  # noqa: S608 - our own names
+        while batch := list(islice(facts, _AT_ONCE)):
+            try:
+                self._connection.executemany(insert, batch)
+            except UnicodeEncodeError:  # a lone surrogate in one of the texts
+                self._connection.executemany(insert, map(_storable, batch))
+            for each in batch:
+                self._is_sorted = self._is_sorted and each.at >= self._last
+                self._last = each.at
+            self.calls += len(batch)
+
+    def in_time_order(self) -> Iterator[CallFacts]:
+        """Yield the facts, the oldest first."""
+        order = "rowid" if self._is_sorted else "at, line"
+        query = f"SELECT {_COLUMNS} FROM facts ORDER BY {order}"  # noqa: S608 - our own names
+        return map(CallFacts._make, self._connection.execute(query))
+
+    def bytes(self) -> int:
+        """Return the size of the file."""
+        return (Path(self._folder.name) / "facts.sqlite").stat().st_size
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._connection.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _storable(facts: CallFacts) -> tuple[object, ...]:
+    row: list[object] = list(facts)
+    for place in _PLACES:
+        row[place] = storable(str(row[place]))
+    return tuple(row)
