@@ -60,7 +60,7 @@ def plan_experiment(
         ConfigurationError: A value cannot be used, or no affordable number would do.
 
     >>> print(plan_experiment(effect=0.05, deviation=0.4, requests_a_day=1_000))
-    a difference of 0.05 is found in 3,8... requests, 3.... days, or sooner, ...
+    a difference of 0.05 is found in 3,897 requests, 3.9 days, or sooner, ...
     """
     shares = (share, confidence, power)
     usable = math.isfinite(effect) and effect != 0 and deviation > 0 and comparisons >= 1
