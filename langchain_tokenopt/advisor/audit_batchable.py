@@ -14,6 +14,7 @@ _MOST_OPEN = 10_000
 class _Burst:
     minute: int
     calls: int = 0
+    unpriced: int = 0
     first: CallFacts | None = None
     saved: dict[int, int] = field(default_factory=dict)
 
@@ -32,6 +33,8 @@ class BatchableReplay:
     least: int
     blocks: int
     calls: int = 0
+    unpriced: int = 0
+    """Of them, calls without a known batch price: nothing is claimed for them."""
     saved: list[int] = field(init=False)
     """By block, where a batch price is known."""
     _open: dict[tuple[str, bytes], _Burst] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class BatchableReplay:
                 self.finish()
             burst = self._open[kind] = _Burst(minute, first=call)
         burst.calls += 1
-        # Of a call without a batch price nothing is claimed.
+        burst.unpriced += call.batch_cost is None
         saving = 0 if call.batch_cost is None else max(cost - call.batch_cost, 0)
         burst.saved[block] = burst.saved.get(block, 0) + saving
 
@@ -68,6 +71,7 @@ class BatchableReplay:
         if burst.calls < self.least:
             return
         self.calls += burst.calls
+        self.unpriced += burst.unpriced
         for block, saving in burst.saved.items():
             self.saved[block] += saving
         if burst.first is not None and len(self._examples) < _MOST_EXAMPLES:

@@ -12,7 +12,7 @@ from langchain_tokenopt.advisor.audit_batchable import BatchableReplay
 from langchain_tokenopt.advisor.audit_contexts import ContextReplay
 from langchain_tokenopt.advisor.audit_duplicates import ExactReplay, NearReplay, Window
 from langchain_tokenopt.advisor.audit_errors import ErrorReplay
-from langchain_tokenopt.advisor.audit_facts import CallFacts, hashes_of
+from langchain_tokenopt.advisor.audit_facts import BLOCK, CallFacts, hashes_of
 from langchain_tokenopt.advisor.audit_prefixes import (
     PrefixRules,
     Reads,
@@ -37,6 +37,8 @@ class Sums:
     """Saved if this technique is the only one."""
     after: list[int] = field(init=False)
     """Saved of what the techniques before it left; may be negative."""
+    grain: int = 0
+    """By how much the sum may be off because prefixes are compared and rounded in steps."""
 
     def __post_init__(self) -> None:
         """Make the sums."""
@@ -136,7 +138,7 @@ class Replay:
         self._alone(call, block, paths, base=base, left=left)
         self._together(call, block, paths, base=base, left=left, in_window=in_window)
         self.templates.add(call, shared=paths.shared)
-        self._sent.add(paths.hashes, at=call.at)
+        self._sent.add(call, paths.hashes)
 
     def _alone(self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int) -> None:
         cut = self.context.reads(call, paths.now, left=left)
@@ -149,6 +151,7 @@ class Replay:
         if best.read > paths.now.read:
             self.prompt_sums.calls += 1
             self.prompt_sums.tokens += best.read - paths.now.read
+            self.prompt_sums.grain += paths.step * (call.input_rate - call.read_rate)
 
     def _together(
         self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int,
@@ -172,7 +175,7 @@ class Replay:
         self.context_sums.after[block] += now.cost(call) - shorter
         best = paths.best(cut, left=left)
         self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=left)
-        self._sent_after.add(paths.hashes, at=call.at)
+        self._sent_after.add(call, paths.hashes)
 
     def _serves_like(self, call: CallFacts, cost: int) -> bool:
         if self.near is None:
@@ -202,6 +205,7 @@ class _Paths:
         self._call = call
         self._rule = rule = rules(call.model)
         self._fixed = 0
+        self.step = BLOCK // 4 if rule is None else max(rule.step_tokens, BLOCK // 4)
         self.hashes = hashes_of(call.blocks)
         self.shared = self._shared_long = after = 0
         if rule is None or not call.input:
@@ -210,9 +214,9 @@ class _Paths:
         if not rule.automatic:  # only what is marked is written: the static start
             self.hashes = self.hashes[: call.static * len(self.hashes) // max(call.characters, 1)]
         default, longest = rule.lifetimes[0].seconds, longest_free(rule).seconds
-        (self.shared,) = sent.shared(self.hashes, at=call.at, lifetimes=(default,))
+        (self.shared,) = sent.shared(call, self.hashes, lifetimes=(default,))
         after, self._shared_long = sent_after.shared(
-            self.hashes, at=call.at, lifetimes=(default, longest)
+            call, self.hashes, lifetimes=(default, longest)
         )
         self._fixed = templates.fixable(call, lifetime_s=longest)
         self.now = now_read(call, rule, self.shared)

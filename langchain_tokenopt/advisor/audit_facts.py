@@ -72,6 +72,7 @@ class CallFacts(NamedTuple):
     template: bytes
     """Equal for static parts that differ in numbers, times and ids only."""
     static_key: bytes
+    """Equal for equal static parts."""
     input: int
     read: int
     """Input that the provider read from its cache."""
@@ -119,7 +120,8 @@ class FactsOf:
             call.model, usage, at=call.at, provider=call.metadata.get("ls_provider"), tier=tier
         )
         about = canonical(call)
-        template, static_key = _static_keys(static, call.model)
+        start = "\n".join([shape.model, shape.key or "", *(f"{n}={v}" for n, v in shape.settings)])
+        template, static_key = _static_keys(static, start)
         text = shape.text()
         told = call.answer.usage_metadata if call.answer is not None else None
         return CallFacts(
@@ -135,7 +137,7 @@ class FactsOf:
             question=question[:LONGEST_TEXT],
             answer=call.answer.text[:LONGEST_TEXT] if call.answer is not None else "",
             calls_tools=int(bool(call.answer is not None and call.answer.tool_calls)),
-            blocks=_blocks(shape, text),
+            blocks=_blocks(start, text),
             characters=len(text),
             static=len(static),
             history=history,
@@ -269,13 +271,12 @@ def _digest(*parts: str) -> bytes:
     return digest.digest()
 
 
-def _blocks(shape: RequestShape, text: str) -> bytes:
-    start = "\n".join([shape.model, shape.key or "", *(f"{n}={v}" for n, v in shape.settings)])
+def _blocks(start: str, text: str) -> bytes:
     chained = _digest(start)[:8]
     found = bytearray()
-    data = text.encode("utf-32-le", errors="surrogatepass")  # four bytes each: cut by characters
-    for at in range(0, min(len(text) // BLOCK, _MOST_BLOCKS) * BLOCK * 4, BLOCK * 4):
-        chained = blake2b(chained + data[at : at + BLOCK * 4], digest_size=8).digest()
+    for at in range(0, min(len(text) // BLOCK, _MOST_BLOCKS) * BLOCK, BLOCK):
+        block = text[at : at + BLOCK].encode(errors="surrogatepass")
+        chained = blake2b(chained + block, digest_size=8).digest()
         found += chained
     return bytes(found)
 
@@ -286,8 +287,8 @@ def hashes_of(blocks: bytes) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=512)
-def _static_keys(static: str, model: str) -> tuple[bytes, bytes]:
-    return _digest(model, changing_masked(static))[:8], _digest(model, static)[:8]
+def _static_keys(static: str, start: str) -> tuple[bytes, bytes]:
+    return _digest(start, changing_masked(static))[:8], _digest(start, static)[:8]
 
 
 def changing_masked(text: str) -> str:

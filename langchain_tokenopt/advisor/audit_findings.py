@@ -6,7 +6,7 @@ from decimal import Decimal
 from langchain_tokenopt.advisor.audit_combine import Replay, Sums
 from langchain_tokenopt.advisor.audit_evidence import Example
 from langchain_tokenopt.advisor.audit_facts import PICO
-from langchain_tokenopt.advisor.audit_intervals import Share, combined_share, share_of
+from langchain_tokenopt.advisor.audit_intervals import Part, Share, combined_share, share_of
 from langchain_tokenopt.advisor.audit_report import Finding, Kind, Technique
 from langchain_tokenopt.caches.semantic_stats import Rate
 
@@ -41,12 +41,18 @@ def combined_of(replay: Replay, *, seed: int) -> tuple[Share, Decimal]:
     ]
     share = combined_share(
         [
-            (replay.exact_sums.after, replay.cost),
-            (replay.near_saved, replay.near_cost),
-            (later, _reaching(replay)),
+            _part(replay, replay.exact_sums.after, replay.exact_sums.calls),
+            _near_part(replay),
+            Part(
+                saved=later,
+                cost=_reaching(replay),
+                events=replay.context_sums.calls + replay.prompt_sums.calls,
+                calls=replay.count,
+            ),
         ],
         seed=seed,
     )
+    share = share.widened(_grain(replay) * (1 - share.value))
     return share, _dollars(sum(replay.cost)) * Decimal(str(share.value))
 
 
@@ -59,13 +65,38 @@ def _reaching(replay: Replay) -> list[int]:
     return [round(each * share) for each in left]
 
 
+def _part(replay: Replay, saved: Sequence[int], events: int) -> Part:
+    return Part(saved=saved, cost=replay.cost, events=events, calls=replay.count)
+
+
+def _near_part(replay: Replay) -> Part:
+    near = replay.near
+    return Part(
+        saved=replay.near_saved,
+        cost=replay.near_cost,
+        events=near.hits if near is not None else 0,
+        calls=max(near.looked if near is not None else 0, 1),
+    )
+
+
+def _grain(replay: Replay) -> float:
+    cost = sum(replay.cost)
+    return replay.prompt_sums.grain / cost if cost else 0.0
+
+
 def _dollars(pico: int) -> Decimal:
     return pico / PICO
 
 
-def _near_left(replay: Replay) -> Decimal:
-    cost = sum(replay.near_cost)
-    return 1 - (Decimal(sum(replay.near_saved)) / cost if cost > 0 else Decimal(0))
+def _added(replay: Replay, sums: Sums) -> Decimal:
+    """Return what a technique behind both caches adds: its share of what they leave."""
+    seen, looked = sum(_reaching(replay)), sum(replay.near_cost)
+    if seen <= 0:
+        return Decimal(0)
+    left = _dollars(sum(replay.cost) - sum(replay.exact_sums.after))
+    if looked > 0:
+        left *= 1 - Decimal(sum(replay.near_saved)) / looked
+    return left * sum(sums.after) / seen
 
 
 def _finding(
@@ -84,7 +115,9 @@ def _finding(
         kind=kind,
         calls=sums.calls,
         tokens=sums.tokens,
-        share=share_of(sums.alone, replay.cost, seed=seed),
+        share=share_of(_part(replay, sums.alone, sums.calls), seed=seed).widened(
+            sums.grain / sum(replay.cost) if sums.grain else 0.0
+        ),
         saved=_dollars(sum(sums.alone)),
         added=added,
         notes=tuple(notes),
@@ -115,7 +148,7 @@ def _near(replay: Replay, seed: int) -> Finding | None:
     near = replay.near
     if near is None or not near.looked:
         return None
-    of_rest = share_of(replay.near_saved, replay.near_cost, seed=seed)
+    of_rest = share_of(_near_part(replay), seed=seed)
     rest = 1 - sum(replay.exact_sums.after) / sum(replay.cost) if sum(replay.cost) else 0.0
     share = Share(
         of_rest.value * rest,
@@ -159,7 +192,7 @@ def _context(replay: Replay, seed: int) -> Finding:
         replay.context_sums,
         seed=seed,
         kind="at least",
-        added=_dollars(sum(replay.context_sums.after)) * _near_left(replay),
+        added=_added(replay, replay.context_sums),
         notes=(
             (
                 f"the longest input has {context.longest:,} tokens; {context.calls:,} calls have "
@@ -186,7 +219,7 @@ def _prompt(replay: Replay, seed: int) -> Finding:
         "prompt_cache",
         replay.prompt_sums,
         seed=seed,
-        added=_dollars(sum(replay.prompt_sums.after)) * _near_left(replay),
+        added=_added(replay, replay.prompt_sums),
         notes=notes,
     )
 
@@ -195,7 +228,15 @@ def _smaller(replay: Replay, small: str | None, seed: int) -> Finding | None:
     tasks = replay.tasks
     if tasks is None or small is None or not tasks.looked:
         return None
-    share = share_of(tasks.saved, tasks.looked_cost, seed=seed)
+    share = share_of(
+        Part(
+            saved=tasks.saved,
+            cost=tasks.looked_cost,
+            events=tasks.easy_calls,
+            calls=tasks.looked,
+        ),
+        seed=seed,
+    )
     notes = [
         (
             f"at {small}'s price, if every question of the kinds marked 'easy' could go there; "
@@ -228,13 +269,18 @@ def _batch(replay: Replay, seed: int) -> Finding:
         kind="at most",
         calls=batchable.calls,
         tokens=0,
-        share=share_of(batchable.saved, replay.cost, seed=seed),
+        share=share_of(_part(replay, batchable.saved, batchable.calls), seed=seed),
         saved=_dollars(sum(batchable.saved)),
         added=None,
         notes=(
             (
                 f"single questions of one kind, {batchable.least} or more in a minute; only where "
                 "the answers may take a day"
+            ),
+            *(
+                [f"no batch price is known for {batchable.unpriced:,} of them: nothing is claimed"]
+                if batchable.unpriced
+                else []
             ),
         ),
         examples=batchable.examples,
@@ -243,15 +289,16 @@ def _batch(replay: Replay, seed: int) -> Finding:
 
 def _errors(replay: Replay, seed: int) -> Finding:
     errors = replay.errors
+    failed = sum(errors.kinds.values())
     told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(errors.kinds.items()))
     notes = [f"{told or 'none'}; {errors.retries:,} requests were made again within two minutes"]
     notes += [f"{error}: {count:,}" for error, count in errors.errors.most_common(_MOST_TOLD)]
     return Finding(
         technique="errors",
         kind="at most",
-        calls=sum(errors.kinds.values()),
+        calls=failed,
         tokens=0,
-        share=share_of(errors.wasted, replay.cost, seed=seed),
+        share=share_of(_part(replay, errors.wasted, failed), seed=seed),
         saved=_dollars(sum(errors.wasted)),
         added=None,
         notes=tuple(notes),

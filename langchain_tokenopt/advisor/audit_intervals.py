@@ -5,7 +5,9 @@ blocks. Two logs are drawn from the blocks, with replacement, again and again; t
 difference between their savings is how far the saving of another log, as long as this one and from
 the same traffic, may lie from the one seen here. Both start with empty caches. Blocks keep together
 what happened together; a trend within the log (a cache that fills) makes the interval wider, not
-narrower. What changes from one log to the next for good, such as a new feature, is not in it.
+narrower. Of fewer than twenty events, their number is drawn (Poisson, its rate from Jeffreys'
+prior), since blocks would say too little. What changes from one log to the next for good, such as
+a new feature, is not in it.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ MOST_BLOCKS = 40
 LEAST_BLOCKS = 8
 _LEAST_IN_BLOCK = 10
 _DRAWS = 2_000
+_RARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,12 @@ class Share:
             return f"{self.value:.1%}"
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
+    def widened(self, by: float) -> "Share":
+        """Return the share with an interval that is wider on both sides."""
+        if self.low is None or self.high is None:
+            return self
+        return Share(self.value, self.low - by, min(self.high + by, 1.0))
+
     def covers(self, value: float) -> bool:
         """Return whether a value lies in the interval."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
@@ -47,54 +56,71 @@ Sums = Sequence[int]
 """By block; 1e-12 dollars."""
 
 
-def share_of(saved: Sums, cost: Sums, *, seed: int = 0) -> Share:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What was saved by block, and what it was saved of."""
+
+    saved: Sums
+    cost: Sums
+    events: int
+    """Calls that saved something."""
+    calls: int
+    """Calls that might have."""
+
+
+def share_of(part: Part, *, seed: int = 0) -> Share:
     """Return the share that was saved, with its interval.
 
-    >>> share = share_of([1, 3] * 10, [10] * 20)
+    >>> share = share_of(Part(saved=[1, 3] * 10, cost=[10] * 20, events=40, calls=200))
     >>> round(share.value, 6), 0.1 < share.low < 0.2 < share.high < 0.3
     (0.2, True)
+    >>> share_of(Part(saved=[0] * 20, cost=[10] * 20, events=0, calls=200)).high > 0.005
+    True
     """
-    return combined_share([(saved, cost)], seed=seed)
+    return combined_share([part], seed=seed)
 
 
-def combined_share(parts: Sequence[tuple[Sums, Sums]], *, seed: int = 0) -> Share:
-    """Return the product of parts as one share: each part saves of what those before it left.
+def combined_share(parts: Sequence[Part], *, seed: int = 0) -> Share:
+    """Return what the parts save together: each of what those before it left.
 
-    Each part is what was saved by block, and what it was saved of; their blocks are drawn apart.
+    The blocks of each part are drawn apart.
     """
-    tables = [
-        (np.array(saved, dtype=np.float64), np.array(cost, dtype=np.float64))
-        for saved, cost in parts
-    ]
-    value = _left([(saved.sum(), cost.sum()) for saved, cost in tables])
-    used = [(s, c) for s, c in tables if c.sum() > 0]
-    if not used or min(len(saved) for saved, _ in used) < LEAST_BLOCKS:
-        return Share(value)
+    used = [part for part in parts if sum(part.cost) > 0]
+    left = 1.0
+    for part in used:
+        left *= 1 - sum(part.saved) / sum(part.cost)
+    if not used or min(len(part.cost) for part in used) < LEAST_BLOCKS:
+        return Share(1 - left)
     source = np.random.default_rng(seed)
     one, other = (_draws(used, source) for _ in range(2))
     low, high = np.quantile(one - other, [0.025, 0.975])
     # What never costs more cannot save less than nothing.
-    least = 0.0 if all((saved >= 0).all() for saved, _ in used) else -np.inf
-    return Share(value, max(value + float(low), float(least)), min(value + float(high), 1.0))
+    least = 0.0 if all(min(part.saved) >= 0 for part in used) else -np.inf
+    return Share(
+        1 - left, max(1 - left + float(low), float(least)), min(1 - left + float(high), 1.0)
+    )
 
 
-def _left(sums: Sequence[tuple[float, float]]) -> float:
-    left = 1.0
-    for saved, cost in sums:
-        left *= 1 - (float(saved) / float(cost) if cost > 0 else 0.0)
-    return 1 - left
-
-
-def _draws(
-    tables: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], source: np.random.Generator
-) -> NDArray[np.float64]:
+def _draws(parts: Sequence[Part], source: np.random.Generator) -> NDArray[np.float64]:
     left = np.ones(_DRAWS)
-    for saved, cost in tables:
-        count = len(saved)
-        drawn = source.integers(0, count, size=(_DRAWS, count))
-        of = np.maximum(cost[drawn].sum(axis=1), 1e-9)
-        share = saved[drawn].sum(axis=1) / of
-        # A draw of n from n varies by (n - 1) / n too little.
-        mean = saved.sum() / max(cost.sum(), 1e-9)
-        left *= 1 - (mean + (share - mean) * np.sqrt(count / max(count - 1, 1)))
+    for part in parts:
+        rare = part.events < _RARE
+        left *= 1 - (_rare_shares(part, source) if rare else _shares(part, source))
     return np.asarray(1 - left)
+
+
+def _shares(part: Part, source: np.random.Generator) -> NDArray[np.float64]:
+    saved = np.array(part.saved, dtype=np.float64)
+    cost = np.array(part.cost, dtype=np.float64)
+    count, mean = len(saved), saved.sum() / cost.sum()
+    drawn = source.integers(0, count, size=(_DRAWS, count))
+    share = saved[drawn].sum(axis=1) / np.maximum(cost[drawn].sum(axis=1), 1e-9)
+    # A draw of n from n varies by (n - 1) / n too little.
+    return np.asarray(mean + (share - mean) * np.sqrt(count / (count - 1)))
+
+
+def _rare_shares(part: Part, source: np.random.Generator) -> NDArray[np.float64]:
+    """Return shares of few events: blocks without any would say that there never are any."""
+    each = sum(part.saved) / sum(part.cost) / part.events if part.events else 1 / part.calls
+    expected = source.gamma(part.events + 0.5, size=_DRAWS)
+    return np.asarray(each * source.poisson(expected))

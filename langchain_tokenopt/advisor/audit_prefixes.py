@@ -33,26 +33,35 @@ class SeenPrefixes:
     def __init__(self) -> None:
         self._seen: OrderedDict[int, float] = OrderedDict()
 
-    def shared(self, hashes: Sequence[int], *, at: float, lifetimes: Sequence[float]) -> list[int]:
+    def shared(
+        self, call: CallFacts, hashes: Sequence[int], *, lifetimes: Sequence[float]
+    ) -> list[int]:
         """Return the characters, from the start, that were sent within each lifetime."""
-        found = [0] * len(lifetimes)
+        # The static part is known by its own hash too: its end lies in the middle of a block.
+        age = call.at - self._seen.get(_whole(call), float("-inf"))
+        found = [call.static if age <= lifetime else 0 for lifetime in lifetimes]
         open_ = set(range(len(lifetimes)))
         for n, block in enumerate(hashes, 1):
-            age = at - self._seen.get(block, float("-inf"))
+            age = call.at - self._seen.get(block, float("-inf"))
             open_ = {place for place in open_ if age <= lifetimes[place]}
             if not open_:
                 break
             for place in open_:
-                found[place] = n * BLOCK
+                found[place] = max(found[place], n * BLOCK)
         return found
 
-    def add(self, hashes: Sequence[int], *, at: float) -> None:
+    def add(self, call: CallFacts, hashes: Sequence[int]) -> None:
         """Remember a request."""
-        for block in hashes:
+        at = call.at
+        for block in (_whole(call), *hashes):
             self._seen[block] = at
             self._seen.move_to_end(block)
         while len(self._seen) > _MOST_BLOCKS:
             self._seen.popitem(last=False)
+
+
+def _whole(call: CallFacts) -> int:
+    return int.from_bytes(call.static_key, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +180,7 @@ class Templates:
         if known is None or call.static < _LEAST_STATIC or not self._breaks.of(call.template):
             return 0
         is_fresh = call.at - known.at <= lifetime_s
-        return (call.static - BLOCK) // BLOCK * BLOCK if is_fresh else 0
+        return max(call.static - self._breaks.moved(call.template), 0) if is_fresh else 0
 
     def add(self, call: CallFacts, *, shared: int) -> None:
         """Note a call."""
@@ -227,12 +236,17 @@ class Breaks:
     def __init__(self) -> None:
         self._first: dict[bytes, tuple[bytes, RequestShape | None]] = {}
         self._found: dict[bytes, Divergence] = {}
+        self._moved: dict[bytes, int] = {}
         self.lines: dict[bytes, str] = {}
         """Regular expressions of lines of system prompts that change, by template."""
 
     def of(self, template: bytes) -> Divergence | None:
         """Return what breaks the prefix of a kind of prompt."""
         return self._found.get(template)
+
+    def moved(self, template: bytes) -> int:
+        """Return the characters of the lines that would stand behind the rest."""
+        return self._moved.get(template, 0)
 
     def look(self, call: LoggedCall, facts: CallFacts) -> None:
         """Compare a call with the first of its kind."""
@@ -249,6 +263,7 @@ class Breaks:
         self._first[facts.template] = (key, None)  # one is enough
         if found is not None:
             self._found[facts.template] = found
+            self._moved[facts.template] = _differing(before, after)
             line = _changing_line(before, after)
             if line is not None:
                 self.lines[facts.template] = line
@@ -259,6 +274,12 @@ def _static(call: LoggedCall) -> RequestShape:
     while first < len(call.messages) and call.messages[first].type == "system":
         first += 1
     return RequestShape.of(call.messages[:first], model=call.model, parameters=call.parameters)
+
+
+def _differing(before: RequestShape, after: RequestShape) -> int:
+    """Return the characters of the lines of `after` that `before` has otherwise."""
+    kept = set(before.text().split("\n"))
+    return sum(len(line) + 1 for line in after.text().split("\n") if line not in kept)
 
 
 def _changing_line(before: RequestShape, after: RequestShape) -> str | None:
