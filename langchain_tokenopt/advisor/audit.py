@@ -98,8 +98,8 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
 
     The log may be OpenAI-style JSON Lines, a LangSmith or a Langfuse export (also as `.gz`), or the
     file of a `UsageLedger`, which has no prompts, so that little can be found in it. It is read
-    once; hashes and numbers of its calls go into a temporary file, so that it may be larger than
-    memory. No model is asked.
+    once; hashes, numbers and last questions of its calls go into a temporary file, so that it may
+    be larger than memory, unless it is one JSON array. No model is asked.
 
     Args:
         path: The log.

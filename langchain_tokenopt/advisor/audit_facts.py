@@ -21,6 +21,7 @@ from langchain_tokenopt.accounting import (
     normalise_usage,
 )
 from langchain_tokenopt.advisor.log import LoggedCall
+from langchain_tokenopt.files import storable
 from langchain_tokenopt.prompts import RequestShape
 from langchain_tokenopt.prompts.shape import Part
 from langchain_tokenopt.tokens import counter_for
@@ -29,6 +30,7 @@ PICO = Decimal(10) ** 12
 BLOCK = 256  # characters, about 64 tokens: the grain at which prefixes are compared
 LONGEST_TEXT = 2_000
 _MOST_BLOCKS = 4_096
+_NO_COST = 2**63  # nine million dollars: counts that are wrong, and no number for a file
 # How an answer is transported does not change it.
 _TRANSPORT = frozenset({"stream", "stream_options", "stream_usage", "timeout", "user"})
 _CHANGING = re.compile(
@@ -127,15 +129,15 @@ class FactsOf:
         return CallFacts(
             at=call.at.timestamp() if call.at else float(call.line),
             line=call.line,
-            id=call.id,
-            model=call.model,
-            feature=str(call.metadata.get("feature") or ""),
+            id=storable(call.id),
+            model=storable(call.model),
+            feature=storable(str(call.metadata.get("feature") or "")),
             kind=_kind(call),
-            error=call.error or "",
+            error=storable(call.error or ""),
             key=_digest(about, *map(_canonical_message, call.messages)),
             partition=_partition(call, about, question),
-            question=question[:LONGEST_TEXT],
-            answer=call.answer.text[:LONGEST_TEXT] if call.answer is not None else "",
+            question=storable(question[:LONGEST_TEXT]),
+            answer=storable(call.answer.text[:LONGEST_TEXT]) if call.answer is not None else "",
             calls_tools=int(bool(call.answer is not None and call.answer.tool_calls)),
             blocks=_blocks(start, text),
             characters=len(text),
@@ -185,7 +187,10 @@ class FactsOf:
 
 
 def _pico(usage: Usage, price: Price | None) -> int | None:
-    return None if price is None else int(cost_of(usage, price).total * PICO)
+    if price is None:
+        return None
+    cost = int(cost_of(usage, price).total * PICO)
+    return cost if cost < _NO_COST else None
 
 
 def _rate(price: Price | None, part: str) -> int:

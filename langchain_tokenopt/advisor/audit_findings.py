@@ -209,6 +209,11 @@ def _context(replay: Replay, seed: int) -> Finding:
 
 def _prompt(replay: Replay, seed: int) -> Finding:
     notes = [str(each) for each in replay.templates.reports(most=_MOST_TOLD)]
+    if replay.templates.skipped:
+        notes.append(
+            f"{replay.templates.skipped:,} calls have kinds of prompts beyond the first thousand: "
+            "what breaks theirs was not looked for"
+        )
     if replay.unknown_reads:
         notes.append(
             f"{replay.unknown_reads:,} calls do not say what was read from the provider's cache: "

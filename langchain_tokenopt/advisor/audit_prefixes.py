@@ -4,9 +4,11 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
+from langchain_tokenopt.accounting import dollars
 from langchain_tokenopt.advisor.audit_evidence import mask
-from langchain_tokenopt.advisor.audit_facts import BLOCK, CallFacts
+from langchain_tokenopt.advisor.audit_facts import BLOCK, PICO, CallFacts
 from langchain_tokenopt.advisor.log import LoggedCall
 from langchain_tokenopt.prompts import (
     CacheRule,
@@ -94,6 +96,7 @@ class _Template:
     input: int = 0
     shared: int = 0
     static: int = 0
+    static_cost: int = 0
     broken: int = 0
     static_key: bytes = b""
     at: float = float("-inf")
@@ -109,6 +112,8 @@ class TemplateReport:
     calls: int
     static_share: float
     """Of the input: tools and system messages."""
+    static_cost: Decimal
+    """Dollars that the static part costs where none of it is read from the provider's cache."""
     shared_share: float
     """Of the input: equal to a prefix sent within the provider's default lifetime."""
     broken: int
@@ -122,7 +127,8 @@ class TemplateReport:
     def __str__(self) -> str:
         who = f"{self.feature or '(no feature)'}, {self.model}: {self.calls:,} calls"
         told = (
-            f"{who}, {self.static_share:.0%} of the input is static, "
+            f"{who}, {self.static_share:.0%} of the input is static "
+            f"({dollars(self.static_cost)} unread), "
             f"{self.shared_share:.0%} was sent shortly before"
         )
         if self.breaks is not None:
@@ -132,7 +138,9 @@ class TemplateReport:
                 f"({was!r} became {became!r}): {self.breaks.advice}"
             )
         if self.uses_to_pay is not None:
-            told += f"; pays from use {self.uses_to_pay} on"
+            told += f"; a written prefix pays from use {self.uses_to_pay} on"
+        if self.lifetime is not None and len(self.lifetime.cost_per_use) > 2:
+            told += f"; lifetime: {self.lifetime}"
         return told
 
 
@@ -173,6 +181,8 @@ class Templates:
         self._breaks = breaks
         self._rules = rules
         self._known: dict[bytes, _Template] = {}
+        self.skipped = 0
+        """Calls of further kinds."""
 
     def fixable(self, call: CallFacts, *, lifetime_s: float) -> int:
         """Return the characters that would be shared if what changes stood behind them."""
@@ -187,6 +197,7 @@ class Templates:
         known = self._known.get(call.template)
         if known is None:
             if len(self._known) >= _MOST_TEMPLATES:
+                self.skipped += 1
                 return
             known = self._known[call.template] = _Template(call.feature, call.model)
         elif len(known.intervals) < _MOST_INTERVALS:
@@ -195,6 +206,7 @@ class Templates:
         known.calls += 1
         known.input += call.input
         known.static += call.tokens(call.static)
+        known.static_cost += call.tokens(call.static) * call.input_rate
         known.shared += call.tokens(shared)
         known.static_key, known.at = call.static_key, call.at
 
@@ -210,6 +222,7 @@ class Templates:
             model=known.model,
             calls=known.calls,
             static_share=known.static / known.input if known.input else 0.0,
+            static_cost=known.static_cost / PICO,
             shared_share=known.shared / known.input if known.input else 0.0,
             broken=known.broken,
             breaks=self._breaks.of(key) if known.broken else None,

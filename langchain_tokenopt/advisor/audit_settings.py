@@ -48,7 +48,7 @@ def settings_text(advice: Advice) -> str:
     if semantic is not None and _pays(semantic):
         lines += _semantic(advice, semantic)
     prompt = found.get("prompt_cache")
-    if prompt is not None and (_pays(prompt) or advice.volatile):
+    if prompt is not None and _pays(prompt):
         lines += _prompt_cache(advice, prompt)
     context = found.get("context")
     if context is not None and _pays(context):

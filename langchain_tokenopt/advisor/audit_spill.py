@@ -9,12 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from langchain_tokenopt.advisor.audit_facts import CallFacts
-from langchain_tokenopt.files import storable
 
 _AT_ONCE = 2_000
-_TEXTS = frozenset({"id", "model", "feature", "error", "question", "answer"})
 _COLUMNS = ", ".join(CallFacts._fields)
-_PLACES = tuple(n for n, name in enumerate(CallFacts._fields) if name in _TEXTS)
 
 
 class Spill:
@@ -41,10 +38,7 @@ class Spill:
         marks = ", ".join("?" * len(CallFacts._fields))
         insert = f"INSERT INTO facts VALUES ({marks})"  # noqa: S608 - our own names
         while batch := list(islice(facts, _AT_ONCE)):
-            try:
-                self._connection.executemany(insert, batch)
-            except UnicodeEncodeError:  # a lone surrogate in one of the texts
-                self._connection.executemany(insert, map(_storable, batch))
+            self._connection.executemany(insert, batch)
             for each in batch:
                 self._is_sorted = self._is_sorted and each.at >= self._last
                 self._last = each.at
@@ -75,10 +69,3 @@ class Spill:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _storable(facts: CallFacts) -> tuple[object, ...]:
-    row: list[object] = list(facts)
-    for place in _PLACES:
-        row[place] = storable(str(row[place]))
-    return tuple(row)

@@ -6,7 +6,7 @@ loaded.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
@@ -125,6 +125,8 @@ def _langfuse(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_NO_COUNT = 10**12  # no request has as many tokens; nor is NaN a count
+
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 _CLASSES = {
     "HumanMessage": "human",
@@ -194,6 +196,10 @@ def _is_message(response: Mapping[str, Any]) -> bool:
     return "role" in response or response.get("lc") == 1
 
 
+def _is_count(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and 0 <= value < _NO_COUNT
+
+
 _ELSEWHERE = {
     "cache_read": ("input_cached_tokens", "cache_read_input_tokens"),
     "cache_creation": ("cache_creation_input_tokens",),
@@ -205,7 +211,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
 
     def first(*names: str) -> int | None:
         found = (usage.get(name) for name in names)
-        return next((int(n) for n in found if isinstance(n, int | float)), None)
+        return next((int(n) for n in found if _is_count(n)), None)
 
     read, written = (
         first("prompt_tokens", "input_tokens", "input"),
@@ -221,7 +227,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
             ("cache_creation", (details.get("cache_write_tokens"), details.get("cache_creation"))),
         )
         for count in (*found, *(usage.get(key) for key in _ELSEWHERE[name]))
-        if isinstance(count, int | float)
+        if _is_count(count)
     }
     out = _object(usage.get("completion_tokens_details") or usage.get("output_token_details"))
     reasoning = out.get("reasoning_tokens") or out.get("reasoning")
@@ -255,7 +261,11 @@ def _time(value: Any) -> datetime | None:
     """Return an aware UTC time from ISO text or Unix seconds or milliseconds."""
     if isinstance(value, int | float) and value > 0:
         seconds = value / 1000 if value > 1e11 else value
-        return datetime.fromtimestamp(seconds, UTC)
+        try:
+            return datetime.fromtimestamp(seconds, UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            message = f"the time {value!r} is no Unix time in seconds or milliseconds"
+            raise RowError(message) from error
     if not isinstance(value, str):
         return None
     try:

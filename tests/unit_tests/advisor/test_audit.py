@@ -272,7 +272,7 @@ def test_a_prefix_that_is_used_too_rarely_is_not_worth_writing(tmp_path: Path) -
     prompt = found(report, "prompt_cache")
     assert prompt.share.value < 0
     assert "[prompt_cache]" not in report.settings
-    assert "pays from use 2 on" in prompt.notes[0]
+    assert "a written prefix pays from use 2 on" in prompt.notes[0]
 
 
 def test_a_history_above_the_bound_is_cut_to_it(tmp_path: Path) -> None:
@@ -423,7 +423,9 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
     folder.mkdir()
     surrogate = [row(0, "lone \ud800 surrogate"), row(1, "lone \ud800 surrogate")]
 
-    report = audit(log_of(tmp_path, surrogate), AuditOptions(folder=folder))
+    report = audit(log_of(tmp_path, [row(9, "A?"), *surrogate]), AuditOptions(folder=folder))
+
+    assert report.calls == 3
 
     assert found(report, "exact_cache").calls == 1
     assert list(folder.iterdir()) == []

@@ -199,6 +199,60 @@ def test_errors_of_every_format_are_read(tmp_path: Path) -> None:
     assert errors == ["time-out", "RateLimitError('no')", "refused"]
 
 
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": float("nan"), "completion_tokens": 5}, None),
+        ({"prompt_tokens": 10**30, "completion_tokens": 5}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 7, "completion_tokens": 5}, 12),
+    ],
+)
+def test_counts_that_cannot_be_are_no_counts(
+    tmp_path: Path, usage: dict[str, float], tokens: int | None
+) -> None:
+    answer = {"role": "assistant", "content": "4"}
+    row = {
+        "request": {"model": "m", "messages": [{"role": "user", "content": "?"}]},
+        "response": {"choices": [{"message": answer}], "usage": usage},
+    }
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+
+    (read,) = read_log(path).calls
+
+    assert read.answer is not None
+    told = read.answer.usage_metadata
+    assert (told and told["total_tokens"]) == tokens
+
+
+def test_a_time_beyond_the_calendar_costs_one_line(tmp_path: Path) -> None:
+    good = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{json.dumps({**good, 'created': 1e30})}\n{json.dumps(good)}\n")
+
+    log = read_log(path)
+
+    assert len(log.calls) == 1
+    assert "is no Unix time" in log.problems[0].reason
+
+
+def test_a_call_that_cannot_have_cost_so_much_is_unpriced(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10**12 - 1, "completion_tokens": 10**12 - 1}
+    answer = {"role": "assistant", "content": "4"}
+    row = {
+        "request": {"model": "gpt-5.1", "messages": [{"role": "user", "content": "?"}]},
+        "response": {"choices": [{"message": answer}], "usage": usage},
+    }
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+
+    report = audit(path)
+
+    assert report.cost == 0
+    assert report.unpriced[0].calls == 1
+
+
 def arguments(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.add_to(parser.add_subparsers())
