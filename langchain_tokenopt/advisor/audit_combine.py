@@ -146,7 +146,7 @@ class Replay:
         if left < call.input:
             self.context_sums.calls += 1
             self.context_sums.tokens += call.input - left
-        best = paths.best(paths.now, left=call.input)
+        best = paths.best(paths.now, shared=paths.long, left=call.input)
         self.prompt_sums.alone[block] += base - best.cost(call)
         if best.read > paths.now.read:
             self.prompt_sums.calls += 1
@@ -173,7 +173,7 @@ class Replay:
         cut = self.context.reads(call, now, left=left)
         shorter = cut.cost(call, input_tokens=left)
         self.context_sums.after[block] += now.cost(call) - shorter
-        best = paths.best(cut, left=left)
+        best = paths.best(cut, shared=paths.long_after, left=left)
         self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=left)
         self._sent_after.add(call, paths.hashes)
 
@@ -207,17 +207,16 @@ class _Paths:
         self._fixed = 0
         self.step = BLOCK // 4 if rule is None else max(rule.step_tokens, BLOCK // 4)
         self.hashes = hashes_of(call.blocks)
-        self.shared = self._shared_long = after = 0
+        self.shared = self.long = self.long_after = after = 0
         if rule is None or not call.input:
             self.now = self.now_after = Reads(call.read, call.written)
             return
         if not rule.automatic:  # only what is marked is written: the static start
             self.hashes = self.hashes[: call.static * len(self.hashes) // max(call.characters, 1)]
         default, longest = rule.lifetimes[0].seconds, longest_free(rule).seconds
-        (self.shared,) = sent.shared(call, self.hashes, lifetimes=(default,))
-        after, self._shared_long = sent_after.shared(
-            call, self.hashes, lifetimes=(default, longest)
-        )
+        lives = (default, longest)
+        self.shared, self.long = sent.shared(call, self.hashes, lifetimes=lives)
+        after, self.long_after = sent_after.shared(call, self.hashes, lifetimes=lives)
         self._fixed = templates.fixable(call, lifetime_s=longest)
         self.now = now_read(call, rule, self.shared)
         if not call.reads_known:
@@ -228,14 +227,19 @@ class _Paths:
         written = call.written + (lost if call.written else 0)
         self.now_after = Reads(call.read - lost, written)
 
-    def best(self, now: Reads, *, left: int) -> Reads:
-        """Return what is read once requests are laid out and marked for the provider's cache."""
+    def best(self, now: Reads, *, shared: int, left: int) -> Reads:
+        """Return what is read once requests are laid out and marked for the provider's cache.
+
+        Args:
+            now: What is read otherwise.
+            shared: Characters that were sent within the longest lifetime.
+            left: Input tokens that the context window leaves.
+        """
         rule, call = self._rule, self._call
         if rule is None or not call.input:
             return now
         most = call.input if left == call.input else call.tokens(call.static)
-        shared = max(self._shared_long, self._fixed)
-        read = max(now.read, min(rule.rounded(call.tokens(shared)), most))
+        read = max(now.read, min(rule.rounded(call.tokens(max(shared, self._fixed))), most))
         if rule.automatic or now.read or now.written:
             return Reads(read, max(now.written - (read - now.read), 0))
         marked = min(rule.rounded(call.tokens(call.static)), most)

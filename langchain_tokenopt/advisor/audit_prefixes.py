@@ -74,12 +74,14 @@ class Reads:
     written: int
 
     def cost(self, call: CallFacts, *, input_tokens: int | None = None) -> int:
-        """Return the cost of a priced call with these; 1e-12 dollars."""
+        """Return the cost of a call with these, 0 if its price is not known; 1e-12 dollars."""
+        if call.cost is None:
+            return 0
         fewer = 0 if input_tokens is None else call.input - input_tokens
         more_read, more_written = self.read - call.read, self.written - call.written
         plain = -fewer - more_read - more_written
         return (
-            (call.cost or 0)
+            call.cost
             + plain * call.input_rate
             + more_read * call.read_rate
             + more_written * call.write_rate

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
 
 from langchain_tokenopt.accounting import CallRecord, Price, Usage, UsageLedger
@@ -204,6 +207,34 @@ def test_what_served_calls_kept_warm_at_the_provider_is_booked_on_the_cache(
     assert exact.share.value < 0  # 25 dear calls cost more than 100 cheap ones
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.booleans(), st.booleans(), st.integers(0, 400)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_what_the_techniques_add_sums_up_to_what_they_save_together(
+    asked: list[tuple[int, bool, bool, int]],
+) -> None:
+    at, rows = 0, []
+    for n, (question, is_long, is_told, pause) in enumerate(asked):
+        at += pause
+        history = [("user", words(1, 400)), ("assistant", words(2, 400))] if is_long else []
+        usage = (9_000 if is_long else 1_300, 20, 0 if is_told else None)
+        one = row(n, words(question), system=RULES, history=history, usage=usage)
+        rows.append({**one, "created_at": START + at})
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = audit(log_of(Path(folder), rows))
+
+    added = sum((each.added or Decimal(0)) for each in report.findings)
+    assert float(added) == pytest.approx(float(report.combined_saved), rel=1e-3, abs=1e-9)
+    assert report.combined_saved < report.cost
+    assert len([each for each in report.findings if each.is_combined]) == 4
+
+
 def test_bounds_are_no_part_of_the_combined_saving(tmp_path: Path) -> None:
     rows = [row(n, f"Is this review positive or negative: {words(n)}?") for n in range(100)]
 
@@ -252,9 +283,9 @@ def test_a_time_in_the_prefix_is_found_named_and_made_a_setting(tmp_path: Path) 
     prompt = found(report, "prompt_cache")
     assert "49 broken by time_in_prefix" in prompt.notes[0]
     assert prompt.share.value > 0.7
-    settings = Settings.of(loaded(report))
-    assert settings.prompt_cache is not None
-    (line,) = settings.prompt_cache.volatile
+    written = Settings.of(loaded(report))
+    assert written.prompt_cache is not None
+    (line,) = written.prompt_cache.volatile
     assert re.search(line, "Now: 2026-12-24 09:30")
     assert not re.search(line, "You help.")
 
@@ -327,10 +358,10 @@ def test_refusals_for_the_rate_make_a_limit_from_the_busiest_calm_minute(tmp_pat
     calm = [row(n, words(n), usage=(100, 10, 0)) for n in range(12)]
     refused = [row(13, "A?", None, error="rate_limit_exceeded")]
 
-    settings = Settings.of(loaded(audit(log_of(tmp_path, [*calm, *refused]))))
+    written = Settings.of(loaded(audit(log_of(tmp_path, [*calm, *refused]))))
 
-    assert settings.batching is not None
-    assert settings.batching.tokens_per_minute == 6 * 110
+    assert written.batching is not None
+    assert written.batching.tokens_per_minute == 6 * 110
 
 
 def test_bursts_of_single_questions_are_batchable_at_half_the_price(tmp_path: Path) -> None:
