@@ -94,6 +94,8 @@ class Replay:
     last_at: float = 0.0
     _sent: SeenPrefixes = field(default_factory=SeenPrefixes)
     _sent_after: SeenPrefixes = field(default_factory=SeenPrefixes)
+    _like: set[bytes | None] = field(default_factory=set)
+    """Requests that the semantic cache served: the exact cache has no answer of theirs."""
     _played: int = 0
 
     def __post_init__(self) -> None:
@@ -157,16 +159,17 @@ class Replay:
         self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int,
         in_window: bool,
     ) -> None:  # fmt: skip
-        if self.exact.serves(call):
-            self.exact_sums.calls += 1
-            self.exact_sums.tokens += call.input + call.output
-            self.exact_sums.alone[block] += base
-            self.exact_sums.after[block] += base
-            return
         now = paths.now_after
         # What served calls kept warm at the provider is now paid by those that follow.
         colder = base - now.cost(call)
-        self.exact_sums.alone[block] += colder
+        is_same = self.exact.serves(call)
+        self.exact_sums.alone[block] += base if is_same else colder
+        if is_same:
+            self.exact_sums.calls += 1
+            self.exact_sums.tokens += call.input + call.output
+            if not in_window or call.key not in self._like:
+                self.exact_sums.after[block] += base
+                return
         self.exact_sums.after[block] += colder
         if in_window and self._serves_like(call, now.cost(call)):
             return
@@ -185,7 +188,9 @@ class Replay:
         self._played += 1
         self.near_cost[block] += cost
         if not self.near.serves(call):
+            self._like.discard(call.key)
             return False
+        self._like.add(call.key)
         self.near_saved[block] += cost
         self.near_tokens += call.input + call.output
         return True

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -511,6 +512,4 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def loaded(report: AuditReport) -> dict[str, Any]:
-    import tomllib
-
     return tomllib.loads(report.settings)

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import tempfile
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -20,12 +22,15 @@ from langchain_tokenopt.advisor.audit_evidence import example, mask
 from langchain_tokenopt.advisor.audit_facts import FactsOf
 from langchain_tokenopt.advisor.audit_html import report_as_html
 from langchain_tokenopt.advisor.audit_intervals import Part, blocks_of, combined_share, share_of
-from langchain_tokenopt.caches import MemoryCache
+from langchain_tokenopt.caches import MemoryCache, SemanticCache
 from langchain_tokenopt.cli import audit as command
+from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError, TokenOptError
 from langchain_tokenopt.stack import Settings
 
 FACTS = FactsOf()
+WORDINGS = ("How do I {}?", "How can I {}?", "What must I do to {}?", "I want to {}, how?")
+ASKS = ("return a book", "return a parcel", "block my card", "unblock my card", "pay by invoice")
 
 
 class Clock:
@@ -36,8 +41,6 @@ class Clock:
 
 
 def call(n: int, system: str, question: str, *, at: float = 0.0) -> LoggedCall:
-    from datetime import UTC, datetime
-
     return LoggedCall(
         id=f"c{n}",
         line=n,
@@ -69,6 +72,41 @@ def test_the_replay_of_the_same_requests_serves_what_the_real_cache_serves(
         assert replay.serves(FACTS(one)) == (real is not None)
         if real is None:
             cache.update(prompt, "model", [ChatGeneration(message=AIMessage("yes"))])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(WORDINGS), st.sampled_from(ASKS)), min_size=1))
+def test_both_caches_together_save_what_the_real_ones_save(asked: list[tuple[str, str]]) -> None:
+    questions = [wording.format(ask) for wording, ask in asked]
+    embeddings = StaticEmbeddings()
+    caches = [MemoryCache(), SemanticCache(embeddings)]
+    served = 0
+    for question, (_, ask) in zip(questions, asked, strict=True):
+        prompt = dumps([HumanMessage(question)])
+        if any(cache.lookup(prompt, "model") for cache in caches):
+            served += 1
+            continue
+        for cache in caches:
+            cache.update(prompt, "model", [ChatGeneration(message=AIMessage(f"About {ask}."))])
+
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    rows = [
+        {
+            "request": {"model": "gpt-5.1", "messages": [{"role": "user", "content": question}]},
+            "response": {
+                "choices": [{"message": {"role": "assistant", "content": f"About {ask}."}}],
+                "usage": usage,
+            },
+            "created_at": 1_790_000_000 + n,
+        }
+        for n, (question, (_, ask)) in enumerate(zip(questions, asked, strict=True))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.json"
+        path.write_text(json.dumps(rows))
+        report = audit(path, AuditOptions(embeddings=embeddings))
+
+    assert report.combined.value == pytest.approx(served / len(asked))
 
 
 @given(
