@@ -16,6 +16,9 @@ because the halves differ by chance. A prediction holds if the saving played lie
 Easy prompts: what moving truly easy questions (labels known) to a small model saves, against the
 audit's bound.
 
+Long conversations: what a real `ContextWindow` saves, behind the same simulation, on the same log.
+It counts and keeps by groups of messages, where the audit goes by shares of characters.
+
 The million: a log made on the fly, in a temporary folder, packed; time and memory of one process.
 """
 
@@ -28,7 +31,7 @@ import tempfile
 import time
 from bisect import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import accumulate
@@ -47,7 +50,7 @@ from langchain_tokenopt.advisor.audit import AuditOptions, audit
 from langchain_tokenopt.caches import MemoryCache, SemanticCache
 from langchain_tokenopt.demo.traffic import bundled_traffic
 from langchain_tokenopt.embeddings import StaticEmbeddings
-from langchain_tokenopt.prompts import rule_for
+from langchain_tokenopt.prompts import ContextWindow, rule_for
 from langchain_tokenopt.reasoning.sequential import wilson_interval
 from langchain_tokenopt.testing import PromptCache
 
@@ -99,6 +102,7 @@ def main() -> None:
         planted(Path(folder), logs=2 if given.quick else 60)
         demo(Path(folder))
         easy(Path(folder), logs=2 if given.quick else 20)
+        contexts(Path(folder), logs=1 if given.quick else 10)
         million(Path(folder), calls=3_000 if given.quick else 1_000_000)
 
 
@@ -223,6 +227,76 @@ def easy(folder: Path, *, logs: int) -> None:
             ]
         ],
     )
+
+
+def contexts(folder: Path, *, logs: int) -> None:
+    """Compare what is said of a context window with what a real one saves."""
+    rows_shown = []
+    for reports in (True, False):
+        found = []
+        for seed in range(logs):
+            chance = random.Random(2_000 + seed)
+            log = written(folder / "long.jsonl", conversations(chance, reports=reports))
+            finding = audit(log, AuditOptions(embeddings=EMBEDDINGS)).finding("context")
+            assert finding is not None
+            calls = read_log(log).calls
+            whole = spent_on(calls, window=None)
+            cut = spent_on(calls, window=ContextWindow(calls[0].model, max_tokens=8_000))
+            found.append((finding.share.value, float(1 - cut / whole)))
+        miss = sum(abs(said - true) for said, true in found) / logs
+        rows_shown.append(
+            [
+                "told" if reports else "not told",
+                f"{100 * sum(b for b, _ in found) / logs:.1f}",
+                f"{100 * sum(t for _, t in found) / logs:.1f}",
+                f"{100 * miss:.1f}",
+            ]
+        )
+    table(
+        f"Long conversations, {logs} logs each: the audit against a real `ContextWindow`",
+        ["reads in the log", "mean said, %", "mean played, %", "mean miss, points"],
+        rows_shown,
+    )
+
+
+def conversations(chance: random.Random, *, reports: bool) -> list[Row]:
+    """Return calls of conversations that grow far beyond the bound, one after the other."""
+    provider = Provider("gpt-5.1")
+    rows: list[Row] = []
+    at = 1.79e9
+    for _ in range(3):
+        messages: list[Row] = [{"role": "system", "content": words(chance, 60)}]
+        for _ in range(chance.randint(15, 40)):
+            at += chance.uniform(5, 100)
+            provider.now = at
+            messages.append({"role": "user", "content": words(chance, 40)})
+            answer = words(chance, 120)
+            row = row_of(len(rows), "gpt-5.1", "", "", answer, at=at)
+            row["request"]["messages"] = list(messages)
+            if reports:
+                tokens = sum(provider.count(m["content"]) for m in messages)
+                row["response"]["usage"] = {
+                    "prompt_tokens": tokens,
+                    "completion_tokens": provider.count(answer),
+                    "prompt_tokens_details": {"cached_tokens": provider.read(messages, tokens)},
+                }
+            rows.append(row)
+            messages.append(said(answer))
+    return rows
+
+
+def spent_on(calls: Sequence[Any], *, window: ContextWindow | None) -> Decimal:
+    """Play conversations through a window, in front of the provider's cache."""
+    provider = Provider(calls[0].model)
+    total = Decimal(0)
+    for call in calls:
+        provider.now = call.at.timestamp()
+        kept = call.messages if window is None else window.fit(call.messages).messages
+        messages = convert_to_openai_messages(list(kept))
+        tokens = sum(provider.count(message["content"]) for message in messages)
+        read = provider.read(messages, tokens)
+        total += price_of(replace(call, messages=tuple(kept)), call.model, read)
+    return total
 
 
 def million(folder: Path, *, calls: int) -> None:

@@ -2,14 +2,15 @@
 
 Same request, like question, context window, provider's prompt cache. What an earlier technique has
 saved, a later one cannot save again: a served call never reaches the provider, so it keeps no
-prefix warm there, and that loss is booked on the cache that served it.
+prefix warm there, and that loss is booked on the cache that served it. A window or a prompt cache
+that would cost more than it saves is left out.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from langchain_tokenopt.advisor.audit_batchable import BatchableReplay
-from langchain_tokenopt.advisor.audit_contexts import ContextReplay
+from langchain_tokenopt.advisor.audit_contexts import ContextReplay, Cut
 from langchain_tokenopt.advisor.audit_duplicates import ExactReplay, NearReplay, Window
 from langchain_tokenopt.advisor.audit_errors import ErrorReplay
 from langchain_tokenopt.advisor.audit_facts import BLOCK, CallFacts, hashes_of
@@ -53,6 +54,14 @@ class Unpriced:
     tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """What the techniques behind the caches save by block; zeros for one that does not pay."""
+
+    context: list[int]
+    prompt: list[int]
+
+
 @dataclass(slots=True, kw_only=True)
 class Replay:
     """Plays calls in order of time and keeps sums, whose size does not depend on the log's.
@@ -79,6 +88,8 @@ class Replay:
     exact_sums: Sums = field(init=False)
     context_sums: Sums = field(init=False)
     prompt_sums: Sums = field(init=False)
+    prompt_uncut: list[int] = field(init=False)
+    """What the prompt cache saves, by block, of what the caches left, without a window."""
     near_saved: list[int] = field(init=False)
     """By block of the calls that the semantic cache played."""
     near_cost: list[int] = field(init=False)
@@ -100,7 +111,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         """Make the sums."""
-        self.cost = [0] * self.blocks
+        self.cost, self.prompt_uncut = [0] * self.blocks, [0] * self.blocks
         self.exact_sums, self.context_sums, self.prompt_sums = (Sums(self.blocks) for _ in range(3))
         self.near_saved, self.near_cost = [0] * _NEAR_BLOCKS, [0] * _NEAR_BLOCKS
 
@@ -136,18 +147,18 @@ class Replay:
         self.batchable.add(call, cost=base, block=block)
         if self.tasks is not None:
             self.tasks.add(call, cost=base, read=paths.now.read, block=block)
-        left = self.context.left(call)
-        self._alone(call, block, paths, base=base, left=left)
-        self._together(call, block, paths, base=base, left=left, in_window=in_window)
+        cut = self.context.cut(call)
+        self._alone(call, block, paths, base=base, cut=cut)
+        self._together(call, block, paths, base=base, cut=cut, in_window=in_window)
         self.templates.add(call, shared=paths.shared)
         self._sent.add(call, paths.hashes)
 
-    def _alone(self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int) -> None:
-        cut = self.context.reads(call, paths.now, left=left)
-        self.context_sums.alone[block] += base - cut.cost(call, input_tokens=left)
-        if left < call.input:
+    def _alone(self, call: CallFacts, block: int, paths: "_Paths", *, base: int, cut: Cut) -> None:
+        if cut.left < call.input:
+            reads = self.context.reads(call, paths.now, cut)
+            self.context_sums.alone[block] += base - reads.cost(call, input_tokens=cut.left)
             self.context_sums.calls += 1
-            self.context_sums.tokens += call.input - left
+            self.context_sums.tokens += call.input - cut.left
         best = paths.best(paths.now, shared=paths.long, left=call.input)
         self.prompt_sums.alone[block] += base - best.cost(call)
         if best.read > paths.now.read:
@@ -156,7 +167,7 @@ class Replay:
             self.prompt_sums.grain += paths.step * (call.input_rate - call.read_rate)
 
     def _together(
-        self, call: CallFacts, block: int, paths: "_Paths", *, base: int, left: int,
+        self, call: CallFacts, block: int, paths: "_Paths", *, base: int, cut: Cut,
         in_window: bool,
     ) -> None:  # fmt: skip
         now = paths.now_after
@@ -173,11 +184,17 @@ class Replay:
         self.exact_sums.after[block] += colder
         if in_window and self._serves_like(call, now.cost(call)):
             return
-        cut = self.context.reads(call, now, left=left)
-        shorter = cut.cost(call, input_tokens=left)
-        self.context_sums.after[block] += now.cost(call) - shorter
-        best = paths.best(cut, shared=paths.long_after, left=left)
-        self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=left)
+        whole = paths.best(now, shared=paths.long_after, left=call.input)
+        uncut = now.cost(call) - whole.cost(call)
+        self.prompt_uncut[block] += uncut
+        if cut.left == call.input:
+            self.prompt_sums.after[block] += uncut
+        else:
+            reads = self.context.reads(call, now, cut)
+            shorter = reads.cost(call, input_tokens=cut.left)
+            self.context_sums.after[block] += now.cost(call) - shorter
+            best = paths.best(reads, shared=paths.long_after, left=cut.left)
+            self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=cut.left)
         self._sent_after.add(call, paths.hashes)
 
     def _serves_like(self, call: CallFacts, cost: int) -> bool:
@@ -194,6 +211,14 @@ class Replay:
         self.near_saved[block] += cost
         self.near_tokens += call.input + call.output
         return True
+
+    def behind(self) -> Behind:
+        """Return what the window and the prompt cache save of what the caches left."""
+        none = [0] * self.blocks
+        context, prompt = self.context_sums.after, self.prompt_sums.after
+        if sum(self.context_sums.alone) < 0 or sum(context) < 0:
+            context, prompt = none, self.prompt_uncut
+        return Behind(context=context, prompt=prompt if sum(prompt) >= 0 else none)
 
 
 class _Paths:

@@ -71,6 +71,8 @@ class CallFacts(NamedTuple):
     """Characters of tools and system messages."""
     history: int
     """Characters of what stands between them and the last question."""
+    conversation: bytes
+    """Equal for calls of one conversation: its first messages are."""
     template: bytes
     """Equal for static parts that differ in numbers, times and ids only."""
     static_key: bytes
@@ -143,6 +145,7 @@ class FactsOf:
             characters=len(text),
             static=len(static),
             history=history,
+            conversation=_conversation(call, about) if history else b"",
             template=template,
             static_key=static_key,
             input=usage.input_tokens,
@@ -266,6 +269,11 @@ def _partition(call: LoggedCall, about: str, question: str) -> bytes | None:
     if not question or len(question) > LONGEST_TEXT or is_varied:
         return None
     return _digest(about, *map(_canonical_message, call.messages[:-1]))
+
+
+def _conversation(call: LoggedCall, about: str) -> bytes:
+    first = next(n for n, message in enumerate(call.messages) if message.type != "system")
+    return _digest(about, *map(_canonical_message, call.messages[: first + 1]))
 
 
 def _digest(*parts: str) -> bytes:

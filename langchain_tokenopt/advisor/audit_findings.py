@@ -36,9 +36,8 @@ def combined_of(replay: Replay, *, seed: int) -> tuple[Share, Decimal]:
     The exact cache acts on the whole log; of what it leaves, the semantic cache saves the share
     that it saved of the calls it played; of what that leaves, context and prompt cache save theirs.
     """
-    later = [
-        a + b for a, b in zip(replay.context_sums.after, replay.prompt_sums.after, strict=True)
-    ]
+    behind = replay.behind()
+    later = [a + b for a, b in zip(behind.context, behind.prompt, strict=True)]
     share = combined_share(
         [
             _part(replay, replay.exact_sums.after, replay.exact_sums.calls),
@@ -88,7 +87,7 @@ def _dollars(pico: int) -> Decimal:
     return pico / PICO
 
 
-def _added(replay: Replay, sums: Sums) -> Decimal:
+def _added(replay: Replay, saved: Sequence[int]) -> Decimal:
     """Return what a technique behind both caches adds: its share of what they leave."""
     seen, looked = sum(_reaching(replay)), sum(replay.near_cost)
     if seen <= 0:
@@ -96,7 +95,7 @@ def _added(replay: Replay, sums: Sums) -> Decimal:
     left = _dollars(sum(replay.cost) - sum(replay.exact_sums.after))
     if looked > 0:
         left *= 1 - Decimal(sum(replay.near_saved)) / looked
-    return left * sum(sums.after) / seen
+    return left * sum(saved) / seen
 
 
 def _finding(
@@ -191,17 +190,17 @@ def _context(replay: Replay, seed: int) -> Finding:
         "context",
         replay.context_sums,
         seed=seed,
-        kind="at least",
-        added=_added(replay, replay.context_sums),
+        added=_added(replay, replay.behind().context),
         notes=(
             (
                 f"the longest input has {context.longest:,} tokens; {context.calls:,} calls have "
                 f"more than {context.max_tokens:,} and a history to cut"
             ),
             (
-                "cut to the bound only; a window cuts deeper. Whether answers stay as good is not "
-                "in a log"
+                "cut to half of that in one step, as a ContextWindow does; whether answers stay as "
+                "good is not in a log"
             ),
+            *_left_out(replay.context_sums),
         ),
         examples=context.examples,
     )
@@ -209,6 +208,7 @@ def _context(replay: Replay, seed: int) -> Finding:
 
 def _prompt(replay: Replay, seed: int) -> Finding:
     notes = [str(each) for each in replay.templates.reports(most=_MOST_TOLD)]
+    notes += _left_out(replay.prompt_sums)
     if replay.templates.skipped:
         notes.append(
             f"{replay.templates.skipped:,} calls have kinds of prompts beyond the first thousand: "
@@ -224,9 +224,15 @@ def _prompt(replay: Replay, seed: int) -> Finding:
         "prompt_cache",
         replay.prompt_sums,
         seed=seed,
-        added=_added(replay, replay.prompt_sums),
+        added=_added(replay, replay.behind().prompt),
         notes=notes,
     )
+
+
+def _left_out(sums: Sums) -> list[str]:
+    if sum(sums.alone) >= 0:
+        return []
+    return ["it would cost more than it saves, and is left out of the whole"]
 
 
 def _smaller(replay: Replay, small: str | None, seed: int) -> Finding | None:

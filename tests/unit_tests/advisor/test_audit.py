@@ -307,24 +307,42 @@ def test_a_prefix_that_is_used_too_rarely_is_not_worth_writing(tmp_path: Path) -
     assert "a written prefix pays from use 2 on" in prompt.notes[0]
 
 
-def test_a_history_above_the_bound_is_cut_to_it(tmp_path: Path) -> None:
+def test_a_history_above_the_bound_is_cut_to_half_of_it(tmp_path: Path) -> None:
     history = [("user", words(1, 400)), ("assistant", words(2, 400))]
     rows = [row(n, words(n), history=history, usage=(9_000, 10, 0)) for n in range(20)]
 
     context = found(audit(log_of(tmp_path, rows)), "context")
 
     assert context.calls == 20
-    assert context.tokens == 20 * 1_000
-    assert context.share.value == pytest.approx(1_000 * 1.25 / (9_000 * 1.25 + 100), rel=0.01)
+    assert context.tokens == 20 * 5_000
+    assert context.share.value == pytest.approx(5_000 * 1.25 / (9_000 * 1.25 + 100), rel=0.01)
 
 
 def test_a_cut_that_breaks_the_cached_prefix_can_cost_more_than_it_saves(tmp_path: Path) -> None:
     history = [("user", words(1, 400)), ("assistant", words(2, 400))]
-    rows = [row(n, words(n), history=history, usage=(9_000, 10, 8_960)) for n in range(20)]
+    first = [row(0, words(0), system=words(7), history=history, usage=(9_000, 10, 8_960))]
+    others = [row(n, words(n), usage=(20, 10, 0)) for n in range(1, 20)]
+
+    report = audit(log_of(tmp_path, [*first, *others]))
+
+    context = found(report, "context")
+    assert context.share.value < 0
+    assert context.added == 0
+    without = audit(log_of(tmp_path, [*first, *others]), AuditOptions(max_context_tokens=100_000))
+    assert report.combined == without.combined
+    assert "left out of the whole" in context.notes[-1]
+
+
+def test_after_a_cut_the_rest_is_read_from_the_cache_again(tmp_path: Path) -> None:
+    history = [("user", words(1, 400)), ("assistant", words(2, 400))]
+    rows = [row(n, words(n), history=history, usage=(9_000, 10, 8_960)) for n in range(50)]
 
     context = found(audit(log_of(tmp_path, rows)), "context")
 
-    assert context.share.value < 0
+    # 49 of 50 calls read 5,000 tokens less, at a tenth of the price; one pays 4,000 in full.
+    before = 50 * (8_960 * 0.125 + 40 * 1.25 + 100)
+    after = 4_000 * 1.25 + 100 + 49 * (3_960 * 0.125 + 40 * 1.25 + 100)
+    assert context.share.value == pytest.approx(1 - after / before, rel=0.02)
 
 
 def test_models_without_a_price_are_named_and_in_no_sum(tmp_path: Path) -> None:
