@@ -130,9 +130,7 @@ class _Audit:
     def __init__(self, path: Path, options: AuditOptions) -> None:
         self._path = path
         self._options = options
-        self._facts = FactsOf(
-            prices=options.prices, small={"": options.small} if options.small else None
-        )
+        self._facts = FactsOf(prices=options.prices, small=options.small)
         self._breaks = Breaks()
         self._problems: list[LogProblem] = []
         self._problem_count = 0

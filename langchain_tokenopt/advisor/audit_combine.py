@@ -95,7 +95,6 @@ class Replay:
     near_cost: list[int] = field(init=False)
     near_tokens: int = 0
     calls: int = 0
-    input_tokens: int = 0
     estimated: int = 0
     cache_hits: int = 0
     unknown_reads: int = 0
@@ -132,7 +131,6 @@ class Replay:
         if call.kind == "cache_hit":
             self.cache_hits += 1
             return
-        self.input_tokens += call.input
         self.estimated += call.estimated
         if call.cost is None and call.input + call.output:
             unpriced = self.unpriced.setdefault(call.model, Unpriced())

@@ -3,7 +3,7 @@
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -105,15 +105,12 @@ class FactsOf:
 
     Args:
         prices: Where prices come from.
-        small: The model that is compared with, by the name of the model that was asked; the key
-            "" stands for every other.
+        small: The model whose prices are compared with.
     """
 
-    def __init__(
-        self, *, prices: PriceSource | None = None, small: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, *, prices: PriceSource | None = None, small: str | None = None) -> None:
         self._prices = prices or GenaiPrices()
-        self._small = dict(small or {})
+        self._small = small
 
     def __call__(self, call: LoggedCall) -> CallFacts:
         """Return the facts of one call."""
@@ -123,7 +120,7 @@ class FactsOf:
         money = self.money(
             call.model, usage, at=call.at, provider=call.metadata.get("ls_provider"), tier=tier
         )
-        about = canonical(call)
+        about = _about(call)
         start = "\n".join([shape.model, shape.key or "", *(f"{n}={v}" for n, v in shape.settings)])
         template, static_key = _static_keys(static, start)
         text = shape.text()
@@ -175,8 +172,8 @@ class FactsOf:
             return self._prices(model=name, provider=by, tier=tier, usage=usage, at=hour)
 
         own = price(model, tier, asked)
-        name = self._small.get(model) or self._small.get("")
-        small = price(name, None, None) if name and name != model else None
+        name = self._small
+        small = price(name, None, None) if name is not None and name != model else None
         batch = price(model, "batch", asked) if tier is None else None
         return {
             "cost": _pico(usage, own),
@@ -248,7 +245,7 @@ def _split(messages: Sequence[BaseMessage], shape: RequestShape) -> tuple[str, i
     return static, history, messages[-1].text.strip() if is_asked else ""
 
 
-def canonical(call: LoggedCall) -> str:
+def _about(call: LoggedCall) -> str:
     """Return what besides the messages tells requests apart, as a cache's key does."""
     kept = {k: v for k, v in call.parameters.items() if k not in _TRANSPORT}
     told = json.dumps(kept, sort_keys=True, default=str) if kept else ""

@@ -111,6 +111,6 @@ TITLES: Mapping[Technique, str] = {
 }
 HOW_SURE = (
     "Intervals: 95%, for another log of this length from the same traffic, starting with empty "
-    "caches (bootstrap over blocks of time). 'At most' is a bound that more than a log must "
-    "decide, and no part of the combined saving."
+    "caches: a bootstrap over blocks of time; of a provider's prompt cache, wider by one step of "
+    "its rounding. 'At most' is a bound that more than a log must decide, and no part of the whole."
 )

@@ -78,7 +78,8 @@ def _pays(finding: Finding | None) -> bool:
 
 
 def _told(finding: Finding) -> str:
-    return f"Would save {finding.kind} {finding.share} of the spend, alone."
+    bound = "" if finding.kind == "replayed" else f"{finding.kind} "
+    return f"Alone it would save {bound}{finding.share} of the spend."
 
 
 def _cache(advice: Advice, exact: Finding | None) -> list[str]:

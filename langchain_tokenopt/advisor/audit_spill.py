@@ -50,10 +50,6 @@ class Spill:
         query = f"SELECT {_COLUMNS} FROM facts ORDER BY {order}"  # noqa: S608 - our own names
         return map(CallFacts._make, self._connection.execute(query))
 
-    def bytes(self) -> int:
-        """Return the size of the file."""
-        return (Path(self._folder.name) / "facts.sqlite").stat().st_size
-
     def close(self) -> None:
         """Remove the file."""
         self._connection.close()
