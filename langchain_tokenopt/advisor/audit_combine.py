@@ -92,6 +92,8 @@ class Replay:
     """What the prompt cache saves, by block, of what the caches left, without a window."""
     near_saved: list[int] = field(init=False)
     """By block of the calls that the semantic cache played."""
+    near_beyond: list[int] = field(init=False)
+    """Of that, what the exact cache alone would not have saved."""
     near_cost: list[int] = field(init=False)
     near_tokens: int = 0
     calls: int = 0
@@ -112,7 +114,7 @@ class Replay:
         """Make the sums."""
         self.cost, self.prompt_uncut = [0] * self.blocks, [0] * self.blocks
         self.exact_sums, self.context_sums, self.prompt_sums = (Sums(self.blocks) for _ in range(3))
-        self.near_saved, self.near_cost = [0] * _NEAR_BLOCKS, [0] * _NEAR_BLOCKS
+        self.near_saved, self.near_beyond, self.near_cost = ([0] * _NEAR_BLOCKS for _ in range(3))
 
     def play(self, calls: Iterable[CallFacts]) -> None:
         """Play all calls, in order of time."""
@@ -180,7 +182,7 @@ class Replay:
                 self.exact_sums.after[block] += base
                 return
         self.exact_sums.after[block] += colder
-        if in_window and self._serves_like(call, now.cost(call)):
+        if in_window and self._serves_like(call, now.cost(call), is_same=is_same):
             return
         whole = paths.best(now, shared=paths.long_after, left=call.input)
         uncut = now.cost(call) - whole.cost(call)
@@ -195,7 +197,7 @@ class Replay:
             self.prompt_sums.after[block] += shorter - best.cost(call, input_tokens=cut.left)
         self._sent_after.add(call, paths.hashes)
 
-    def _serves_like(self, call: CallFacts, cost: int) -> bool:
+    def _serves_like(self, call: CallFacts, cost: int, *, is_same: bool) -> bool:
         if self.near is None:
             return False
         total = sum(window.end - window.first for window in self.windows)
@@ -204,9 +206,11 @@ class Replay:
         self.near_cost[block] += cost
         if not self.near.serves(call):
             self._like.discard(call.key)
+            self.near_beyond[block] -= cost * is_same
             return False
         self._like.add(call.key)
         self.near_saved[block] += cost
+        self.near_beyond[block] += cost * (not is_same)
         self.near_tokens += call.input + call.output
         return True
 

@@ -1,6 +1,7 @@
 """From the sums of a replay to findings: shares with intervals, notes and examples."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from langchain_tokenopt.advisor.audit_combine import Replay, Sums
@@ -147,7 +148,7 @@ def _near(replay: Replay, seed: int) -> Finding | None:
     near = replay.near
     if near is None or not near.looked:
         return None
-    of_rest = share_of(_near_part(replay), seed=seed)
+    of_rest = share_of(replace(_near_part(replay), saved=replay.near_beyond), seed=seed)
     rest = 1 - sum(replay.exact_sums.after) / sum(replay.cost) if sum(replay.cost) else 0.0
     share = Share(
         of_rest.value * rest,
@@ -156,7 +157,9 @@ def _near(replay: Replay, seed: int) -> Finding | None:
     )
     played = sum(window.end - window.first for window in replay.windows)
     sampled = played / replay.count
-    saved = _dollars(sum(replay.cost)) * Decimal(str(share.value))
+    looked = sum(replay.near_cost)
+    added = sum(replay.near_saved) / looked * rest if looked else 0.0
+    cost = _dollars(sum(replay.cost))
     notes = [
         f"beyond the same requests: {near.hits:,} of {near.looked:,} questions were served",
         (
@@ -175,8 +178,8 @@ def _near(replay: Replay, seed: int) -> Finding | None:
         calls=near.hits,
         tokens=replay.near_tokens,
         share=share,
-        saved=saved,
-        added=saved,
+        saved=cost * Decimal(str(share.value)),
+        added=cost * Decimal(str(added)),
         sampled=sampled,
         notes=tuple(notes),
         examples=tuple(near.examples),
