@@ -99,11 +99,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small run, for CI")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenopt-bench-") as folder:
-        planted(Path(folder), logs=2 if given.quick else 60)
+        planted(Path(folder), logs=1 if given.quick else 60)
         demo(Path(folder))
-        easy(Path(folder), logs=2 if given.quick else 20)
+        easy(Path(folder), logs=1 if given.quick else 20)
         contexts(Path(folder), logs=1 if given.quick else 10)
-        million(Path(folder), calls=3_000 if given.quick else 1_000_000)
+        million(Path(folder), calls=1_000 if given.quick else 1_000_000)
 
 
 def planted(folder: Path, *, logs: int) -> None:
