@@ -24,6 +24,7 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`)tokenopt ([a-z]+)", re.MULTILINE)
 API_NAME = re.compile(r"^::: (\S+)$", re.MULTILINE)
 # Parts that are run, not imported: they export nothing, or what belongs to the command.
 NOT_DOCUMENTED = {"calls", "cli", "dashboard", "demo", "wrapping"}
@@ -70,6 +71,12 @@ def test_the_links_of_a_page_lead_to_pages_and_headings(page: Path) -> None:
         assert target in PAGES, f"{name_of(page)} links to {link}"
         if anchor:
             assert anchor in anchors(target), f"{name_of(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_commands_that_a_page_names_exist(page: Path) -> None:
+    for command in COMMAND.findall(page.read_text()):
+        assert importlib.import_module(f"langchain_tokenopt.cli.{command}").add_to
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
