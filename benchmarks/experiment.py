@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from measure import arguments, table
 
+from langchain_tokenopt.advisor.experiment import COST, QUALITY
 from langchain_tokenopt.advisor.experiment_plan import plan_experiment
 from langchain_tokenopt.advisor.experiment_tests import (
     AsymptoticDifference,
@@ -123,15 +124,22 @@ def power(sims: int) -> None:
     deviation = math.sqrt((math.e - 1) * math.e)
     mean = math.exp(0.5)
     cases: list[tuple[str, Draw, Callable[[], DifferenceTest], float, float]] = [
-        (f"right: 80% against {80 - 100 * e:.0f}%", _less_right(e), BoundedDifference, e, 0.4)
-        for e in (0.1, 0.2)
+        (
+            f"right: 80% against {80 - 100 * e:.0f}%",
+            _less_right(e),
+            BoundedDifference,
+            e,
+            _spread(e),
+        )
+        for e in (0.05, 0.1, 0.2)
     ] + [
         (f"cost: {e:+.0%}", _dearer(e), AsymptoticDifference, e * mean, deviation * (1 + e / 2))
         for e in (0.3, 0.6)
     ]
     rows = []
     for name, draw, make, effect, spread in cases:
-        plan = plan_experiment(effect=effect, deviation=spread)
+        metric = QUALITY if make is BoundedDifference else COST
+        plan = plan_experiment(effect=effect, deviation=spread, metric=metric)
         stops = [play(make, draw, n=2 * plan.requests, seed=seed) for seed in range(sims)]
         found = sorted(stop for stop in stops if stop is not None)
         in_plan = sum(stop <= plan.requests for stop in found)
@@ -151,6 +159,11 @@ def power(sims: int) -> None:
         "outcomes until found, mean", "of the fixed test",
     ]  # fmt: skip
     table(f"Power, {sims:,} tests with a difference, at most twice the plan", head, rows)
+
+
+def _spread(effect: float) -> float:
+    """Return the deviation of right and wrong, of both arms together."""
+    return math.sqrt((0.8 * 0.2 + (0.8 - effect) * (0.2 + effect)) / 2)
 
 
 def _less_right(effect: float) -> Draw:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from langchain_tokenopt.accounting import UsageLedger
+from langchain_tokenopt.advisor.experiment import COST, QUALITY
 from langchain_tokenopt.advisor.experiment_log import ExperimentLog
 from langchain_tokenopt.advisor.experiment_plan import plan_experiment
 from langchain_tokenopt.advisor.experiment_results import read_experiment, stop_breaches
@@ -51,15 +52,16 @@ def add_to(commands: Any) -> None:
 
 def run_plan(chosen: argparse.Namespace) -> None:
     """Print how many requests find a difference."""
-    deviation = chosen.deviation
+    deviation, metric = chosen.deviation, COST
     if deviation is None:
         if not 0 < chosen.rate < 1:
             message = f"expected a --rate between 0 and 1 such as 0.8, got {chosen.rate}"
             raise ConfigurationError(message)
-        deviation = (chosen.rate * (1 - chosen.rate)) ** 0.5
+        deviation, metric = (chosen.rate * (1 - chosen.rate)) ** 0.5, QUALITY
     plan = plan_experiment(
         effect=chosen.effect,
         deviation=deviation,
+        metric=metric,
         share=chosen.share,
         requests_a_day=chosen.requests_a_day,
         confidence=chosen.confidence,
