@@ -1,7 +1,7 @@
 """What each technique would save on a call log, with evidence, and all of them together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from langchain_tokenopt.advisor.audit_combine import Replay
 from langchain_tokenopt.advisor.audit_contexts import ContextReplay
 from langchain_tokenopt.advisor.audit_duplicates import ExactReplay, NearReplay, windows_of
 from langchain_tokenopt.advisor.audit_errors import ErrorReplay
+from langchain_tokenopt.advisor.audit_evidence import mask
 from langchain_tokenopt.advisor.audit_facts import PICO, CallFacts, FactsOf
 from langchain_tokenopt.advisor.audit_findings import combined_of, findings_of
 from langchain_tokenopt.advisor.audit_intervals import LEAST_BLOCKS, blocks_of
@@ -99,7 +100,7 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
     The log may be OpenAI-style JSON Lines, a LangSmith or a Langfuse export (also as `.gz`), or the
     file of a `UsageLedger`, which has no prompts, so that little can be found in it. It is read
     once; hashes, numbers and last questions of its calls go into a temporary file, so that it may
-    be larger than memory, unless it is one JSON array. No model is asked.
+    be larger than memory. No model is asked.
 
     Args:
         path: The log.
@@ -162,7 +163,7 @@ class _Audit:
             else:
                 self._problem_count += 1
                 if len(self._problems) < _MOST_PROBLEMS:
-                    self._problems.append(row)
+                    self._problems.append(replace(row, reason=mask(row.reason)))
 
     def _replay(self, count: int) -> Replay:
         options = self._options

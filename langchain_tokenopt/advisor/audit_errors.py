@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-from langchain_tokenopt.advisor.audit_evidence import Example, example
+from langchain_tokenopt.advisor.audit_evidence import Example, example, mask
 from langchain_tokenopt.advisor.audit_facts import CallFacts
 
 _SOON_S = 120.0
@@ -50,7 +50,7 @@ class ErrorReplay:
             return
         self.kinds[call.kind] += 1
         if call.error:
-            self.errors[call.error[:60]] += 1
+            self.errors[mask(call.error)[:60]] += 1
             if len(self.errors) > 2 * _MOST_FAILED:
                 self.errors = Counter(dict(self.errors.most_common(_MOST_FAILED)))
         self.wasted[block] += cost

@@ -201,7 +201,8 @@ def _rate(price: Price | None, part: str) -> int:
 def _usage(call: LoggedCall, shape: RequestShape) -> tuple[Usage, bool, str | None]:
     told: Any = call.answer.usage_metadata if call.answer is not None else None
     tier = call.parameters.get("service_tier")
-    standard = tier if tier not in (None, "default", "standard", "auto") else None
+    is_other = isinstance(tier, str) and tier not in ("default", "standard", "auto")
+    standard = tier if is_other else None
     if told:
         reported = normalise_usage(told)
         return reported.usage, True, reported.tier or standard

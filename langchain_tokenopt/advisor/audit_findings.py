@@ -257,6 +257,10 @@ def _smaller(replay: Replay, small: str | None, seed: int) -> Finding | None:
             "which can, only labelled answers tell (tokenopt calibrate)"
         )
     ]
+    if tasks.without_price:
+        notes.append(
+            f"{tasks.without_price:,} of {tasks.looked:,} calls have no price there to compare with"
+        )
     notes += [
         f"{each.task}{' (easy)' if each.is_easy else ''}: {each.calls:,} calls, "
         f"${each.cost:.4f} now, ${each.at_small:.4f} at {small}"

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from langchain_tokenopt.accounting import dollars
@@ -22,11 +22,13 @@ from langchain_tokenopt.prompts import (
 )
 from langchain_tokenopt.prompts.cache_rules import Lifetime
 from langchain_tokenopt.prompts.economics import break_even_uses
+from langchain_tokenopt.prompts.shape import Part
 
 _MOST_BLOCKS = 1_000_000
 _MOST_TEMPLATES = 1_000
 _MOST_INTERVALS = 1_000
 _LEAST_STATIC = 4 * BLOCK
+_AROUND = 1_000  # characters that are masked before an excerpt is cut from them
 
 
 class SeenPrefixes:
@@ -134,7 +136,7 @@ class TemplateReport:
             f"{self.shared_share:.0%} was sent shortly before"
         )
         if self.breaks is not None:
-            was, became = mask(self.breaks.before), mask(self.breaks.after)
+            was, became = self.breaks.before, self.breaks.after
             told += (
                 f"; {self.broken:,} broken by {self.breaks.reason} at {self.breaks.where} "
                 f"({was!r} became {became!r}): {self.breaks.advice}"
@@ -277,7 +279,7 @@ class Breaks:
         found = first_divergence(before, after)
         self._first[facts.template] = (key, None)  # one is enough
         if found is not None:
-            self._found[facts.template] = found
+            self._found[facts.template] = _masked(found, before, after)
             self._moved[facts.template] = _differing(before, after)
             line = _changing_line(before, after)
             if line is not None:
@@ -289,6 +291,31 @@ def _static(call: LoggedCall) -> RequestShape:
     while first < len(call.messages) and call.messages[first].type == "system":
         first += 1
     return RequestShape.of(call.messages[:first], model=call.model, parameters=call.parameters)
+
+
+def _masked(found: Divergence, before: RequestShape, after: RequestShape) -> Divergence:
+    """Return the divergence with excerpts that were masked before they were cut.
+
+    A short excerpt may begin within a secret, or behind the word that tells one.
+    """
+    for old, new in zip(before.parts, after.parts, strict=False):
+        if old != new:
+            start = max(_same(old.text, new.text) - _AROUND, 0)
+            cut = slice(start, start + 2 * _AROUND)
+            shown = first_divergence(
+                replace(before, parts=(Part(old.name, mask(old.text[cut])),)),
+                replace(after, parts=(Part(new.name, mask(new.text[cut])),)),
+            )
+            if shown is None:
+                return replace(found, before="[masked]", after="[masked]")
+            return replace(found, before=shown.before, after=shown.after)
+    return replace(found, before=mask(found.before), after=mask(found.after))
+
+
+def _same(one: str, other: str) -> int:
+    """Return how many characters are equal from the start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _differing(before: RequestShape, after: RequestShape) -> int:
@@ -303,10 +330,8 @@ def _changing_line(before: RequestShape, after: RequestShape) -> str | None:
         for was, became in zip(old.text.split("\n"), new.text.split("\n"), strict=False):
             if was == became:
                 continue
-            same = next(
-                (n for n, (a, b) in enumerate(zip(was, became, strict=False)) if a != b),
-                min(len(was), len(became)),
-            )
+            # Settings are shared: no part of a secret goes into them.
+            same = min(_same(was, became), _same(was, mask(was[: 2 * _AROUND])))
             start = was[:same].rstrip("0123456789-:.T ")
             # A line that changes from its first word on cannot be told from others.
             return f"^{re.escape(start)}" if len(start) >= 3 else None

@@ -2,11 +2,14 @@
 
 import sqlite3
 import tempfile
+from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import numpy as np
 
 from langchain_tokenopt.advisor.audit_facts import CallFacts
 
@@ -26,11 +29,10 @@ class Spill:
         self._folder = tempfile.TemporaryDirectory(prefix="tokenopt-audit-", dir=folder)
         self._connection = sqlite3.connect(Path(self._folder.name) / "facts.sqlite")
         # Nobody reads it after a crash, so nothing needs to be safe on disk.
-        for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE"):
+        for setting in ("journal_mode=OFF", "synchronous=OFF"):
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.execute(f"CREATE TABLE facts ({_COLUMNS})")
-        self._last = float("-inf")
-        self._is_sorted = True
+        self._times = array("d")
         self.calls = 0
 
     def add_all(self, facts: Iterator[CallFacts]) -> None:
@@ -39,16 +41,21 @@ class Spill:
         insert = f"INSERT INTO facts VALUES ({marks})"  # noqa: S608 - our own names
         while batch := list(islice(facts, _AT_ONCE)):
             self._connection.executemany(insert, batch)
-            for each in batch:
-                self._is_sorted = self._is_sorted and each.at >= self._last
-                self._last = each.at
+            self._times.extend(each.at for each in batch)
             self.calls += len(batch)
 
     def in_time_order(self) -> Iterator[CallFacts]:
         """Yield the facts, the oldest first."""
-        order = "rowid" if self._is_sorted else "at, line"
-        query = f"SELECT {_COLUMNS} FROM facts ORDER BY {order}"  # noqa: S608 - our own names
-        return map(CallFacts._make, self._connection.execute(query))
+        times = np.array(self._times)
+        query = f"SELECT {_COLUMNS} FROM facts"  # noqa: S608 - our own names
+        if (np.diff(times) >= 0).all():
+            return map(CallFacts._make, self._connection.execute(f"{query} ORDER BY rowid"))
+        # SQLite would sort whole rows, in a file of its own where the system keeps such files.
+        one = f"{query} WHERE rowid = ?"
+        return (
+            CallFacts._make(self._connection.execute(one, (int(n) + 1,)).fetchone())
+            for n in np.argsort(times, kind="stable")
+        )
 
     def close(self) -> None:
         """Remove the file."""

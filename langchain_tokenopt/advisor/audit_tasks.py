@@ -65,6 +65,8 @@ class TaskReplay:
     looked_cost: list[int] = field(init=False)
     looked: int = 0
     easy_calls: int = 0
+    without_price: int = 0
+    """Calls that were looked at, and of which the smaller model's price is not known."""
     _waiting: list["_Looked"] = field(default_factory=list)
     _sums: dict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
     _examples: dict[str, Example] = field(default_factory=dict)
@@ -89,7 +91,9 @@ class TaskReplay:
         if self._random.random() >= self.rate:
             return
         small = cost
-        if call.small_cost is not None:
+        if call.small_cost is None:
+            self.without_price += 1
+        else:
             small = call.small_cost - (read - call.read) * call.small_read
         self._waiting.append(_Looked(call, cost, small, block))
         if len(self._waiting) >= _AT_ONCE:

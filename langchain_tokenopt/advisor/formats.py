@@ -22,10 +22,16 @@ def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
         RowError: The row is in none of the known formats or lacks messages.
     """
     if row.get("run_type") is not None or "session_id" in row:
-        return _langsmith(row)
-    if row.get("type") == "GENERATION" or "usageDetails" in row or "traceId" in row:
-        return _langfuse(row)
-    return _openai(row)
+        fields = _langsmith(row)
+    elif row.get("type") == "GENERATION" or "usageDetails" in row or "traceId" in row:
+        fields = _langfuse(row)
+    else:
+        fields = _openai(row)
+    tools = fields["parameters"].get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        message = f"`tools` must be a list of objects, got {type(tools).__name__}"
+        raise RowError(message)
+    return fields
 
 
 def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +96,8 @@ def _langsmith_response(outputs: Mapping[str, Any]) -> Any:
     while isinstance(generations, list) and generations:
         generations = generations[0]
     if isinstance(generations, dict):
-        return generations.get("message") or {"role": "assistant", "content": generations["text"]}
+        text = generations.get("text") or ""
+        return generations.get("message") or {"role": "assistant", "content": text}
     return outputs.get("message") or outputs
 
 
@@ -143,7 +150,7 @@ def _messages(value: Any) -> tuple[BaseMessage, ...]:
         raise RowError(message)
     try:
         return tuple(convert_to_messages([_plain(message) for message in value]))
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
         message = f"a message cannot be read: {error}"
         raise RowError(message) from error
 
@@ -170,21 +177,22 @@ def _answer(response: Any, *, model: str) -> AIMessage | None:
     if not isinstance(response, dict) or not response:
         return None
     choices = response.get("choices")
-    raw = choices[0].get("message") if isinstance(choices, list) and choices else None
+    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    raw = choice.get("message")
     raw = raw or response.get("message") or (response if _is_message(response) else None)
     if not raw:
         return None
-    if "role" not in raw and "content" in raw and "lc" not in raw:
+    if isinstance(raw, dict) and "content" in raw and not {"role", "lc"} & raw.keys():
         raw = {"role": "assistant", **raw}
     (message,) = _messages([raw])
     if not isinstance(message, AIMessage):
         error = f"the answer must come from the assistant, got a message of type {message.type!r}"
         raise RowError(error)
     usage = _object(response.get("usage")) or _object(
-        _object(raw.get("kwargs")).get("usage_metadata")
+        _object(_object(raw).get("kwargs")).get("usage_metadata")
     )
     served = {"model_name": str(response.get("model") or model or "unknown")}
-    finished = choices[0].get("finish_reason") if isinstance(choices, list) and choices else None
+    finished = choice.get("finish_reason")
     if finished is not None:
         served["finish_reason"] = str(finished)
     return message.model_copy(
@@ -270,7 +278,7 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError as error:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         message = f"the time {value!r} is not ISO 8601"
         raise RowError(message) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,9 +2,11 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,7 +59,8 @@ class CallLog:
 def iterate_log(path: str | Path) -> Iterator[LoggedCall | LogProblem]:
     """Yield each call, or what is wrong with its line, in the order of the file.
 
-    A `.gz` file is unpacked on the way. A file that holds one JSON array is read as its rows.
+    A `.gz` file is unpacked on the way. A file that is one JSON array is read row by
+    row, and a row's place stands for its line.
 
     Raises:
         LogFormatError: The file does not exist, is a folder, or is not text.
@@ -96,6 +99,7 @@ def read_log(path: str | Path) -> CallLog:
     return CallLog(calls=tuple(calls), problems=tuple(problems))
 
 
+_CHUNK = 65_536
 _EXPECTED = (
     'Expected one JSON object a line: {"request": {"model", "messages"}, "response": {"choices"}}, '
     "a LangSmith run, or a Langfuse observation"
@@ -109,36 +113,41 @@ def _open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", errors="replace")
 
 
-def _read_lines(lines: Iterable[str]) -> Iterator[LoggedCall | LogProblem]:
-    array: list[str] = []
-    for number, text in enumerate(lines, 1):
+def _read_lines(file: IO[str]) -> Iterator[LoggedCall | LogProblem]:
+    start = file.read(_CHUNK)
+    if start.lstrip().startswith("["):
+        yield from _read_array(start.lstrip()[1:], file)
+        return
+    # Not from the start again: a pipe cannot go back.
+    for number, text in enumerate(chain(StringIO(start + file.readline()), file), 1):
         stripped = text.strip()
-        if array or (stripped.startswith("[") and not _is_json(stripped)):
-            array.append(text)
-        elif stripped.startswith("["):
-            yield from _read_rows(json.loads(stripped))
-        elif stripped:
+        if stripped:
             yield _read_text(stripped, line=number)
-    if array:
+
+
+def _read_array(text: str, file: IO[str]) -> Iterator[LoggedCall | LogProblem]:
+    """Yield the rows of an array, a few of them in memory at a time."""
+    decode = json.JSONDecoder().raw_decode
+    at = number = 0
+    while True:
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+        if text.startswith("]", at):
+            break
         try:
-            rows = json.loads("".join(array))
-        except ValueError as error:
-            yield LogProblem(line=1, reason=f"the JSON array cannot be parsed: {error}")
-        else:
-            yield from _read_rows(rows)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _read_rows(rows: list[Any]) -> Iterator[LoggedCall | LogProblem]:
-    for number, row in enumerate(rows, 1):
-        yield _read_value(row, line=number)
+            value, at = decode(text, at)
+        except (ValueError, RecursionError) as error:
+            # Twice as much each time, so that a long row is not parsed from its start for ever.
+            if chunk := file.read(max(_CHUNK, len(text) - at)):
+                text, at = text[at:] + chunk, 0
+                continue
+            reason = f"the JSON array cannot be parsed from row {number + 1} on: {error}"
+            yield LogProblem(line=number + 1, reason=reason)
+            return
+        number += 1
+        yield _read_value(value, line=number)
+    if text[at + 1 :].strip() or file.read(_CHUNK).strip():
+        yield LogProblem(line=number + 1, reason="text behind the JSON array was not read")
 
 
 def _read_text(text: str, *, line: int) -> LoggedCall | LogProblem:

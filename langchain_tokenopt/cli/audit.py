@@ -70,6 +70,8 @@ def run(chosen: argparse.Namespace, *, console: Console | None = None) -> int:
     for path in (chosen.settings, chosen.html):
         if path is not None and not path.parent.is_dir():
             raise ConfigurationError(f"expected a file in a folder that exists, got {path}")
+        if path is not None and chosen.log.exists() and path.exists() and path.samefile(chosen.log):
+            raise ConfigurationError(f"expected a file besides the log, which stays, got {path}")
     options = replace(
         _DEFAULT,
         small=chosen.small,
