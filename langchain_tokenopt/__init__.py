@@ -26,16 +26,24 @@ if TYPE_CHECKING:
         SelfConsistency,
         TreeOfThoughts,
     )
-    from langchain_tokenopt.routing import Cascade, Tier, create_cascade
-    from langchain_tokenopt.stack import create_multi_tier
+    from langchain_tokenopt.routing import (
+        BalancedChatModel,
+        Cascade,
+        Deployment,
+        Tier,
+        create_cascade,
+    )
+    from langchain_tokenopt.stack import Settings, Stack, create_multi_tier
     from langchain_tokenopt.tokens import counter_for
 
 _HOMES = {
+    "BalancedChatModel": "routing",
     "CachedChatModel": "caches",
     "Cascade": "routing",
     "ChainOfThought": "reasoning",
     "CombinedBatch": "batching",
     "ContextWindow": "prompts",
+    "Deployment": "routing",
     "LeastToMost": "reasoning",
     "MemoryCache": "caches",
     "PreFilter": "prompts",
@@ -44,7 +52,9 @@ _HOMES = {
     "SelectionInference": "reasoning",
     "SelfConsistency": "reasoning",
     "SemanticCache": "caches",
+    "Settings": "stack",
     "SqliteCache": "caches",
+    "Stack": "stack",
     "Tier": "routing",
     "TieredCache": "caches",
     "TreeOfThoughts": "reasoning",
@@ -56,11 +66,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "BalancedChatModel",
     "CachedChatModel",
     "Cascade",
     "ChainOfThought",
     "CombinedBatch",
     "ContextWindow",
+    "Deployment",
     "LeastToMost",
     "MemoryCache",
     "PreFilter",
@@ -69,7 +81,9 @@ __all__ = [
     "SelectionInference",
     "SelfConsistency",
     "SemanticCache",
+    "Settings",
     "SqliteCache",
+    "Stack",
     "Tier",
     "TieredCache",
     "TreeOfThoughts",
