@@ -135,6 +135,8 @@ class ExperimentLog:
     def outcome(self, request: str, **values: float) -> bool:
         """Note what came of a request, at any time after it; the first value of each name stays.
 
+        A log in a file waits for the disk: on an event loop, `asyncio.to_thread` is for that.
+
         Returns:
             Whether the request is known: that it got a variant in some experiment.
 

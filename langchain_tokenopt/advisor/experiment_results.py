@@ -204,8 +204,8 @@ class _Request:
 
     def add(self, record: CallRecord) -> None:
         ended = record.started_at + timedelta(seconds=record.latency_s)
-        priced = self.cost is not None and record.cost is not None
-        self.cost = self.cost + record.cost if priced else None  # type: ignore[operator] # checked
+        if self.cost is not None:
+            self.cost = None if record.cost is None else self.cost + record.cost
         self.first = min(self.first or record.started_at, record.started_at)
         if self.last is None or ended >= self.last:
             self.last, self.failed = ended, record.kind == "error"

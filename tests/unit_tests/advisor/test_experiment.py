@@ -291,8 +291,8 @@ def test_a_worse_variant_is_stopped_by_its_guard_and_the_control_serves_its_keys
     assert list(stopped) == ["short"]
     ledger, branch = UsageLedger(), branch_of(log=log)
     key = next(key for key in KEYS if AB.assign(key) == "short")
-    config = {**of(key), "callbacks": [ledger]}
-    assert branch.invoke("Why?", config).text == "this is long"
+    answer = branch.invoke("Why?", {**of(key), "callbacks": [ledger]})
+    assert answer.text == "this is long"
     assert not any(tag.startswith("experiment:") for r in ledger.records() for tag in r.tags)
     again = read_experiment(log, "faq")
     assert again.breaches() == {}
@@ -584,3 +584,36 @@ def test_a_metric_of_ones_own_and_delayed_outcomes_are_compared() -> None:
     assert found.verdict == "better"
     assert (found.mean, found.control_mean) == (5.0, 1.0)
     assert found.interval.low > 3
+
+
+def test_of_several_better_variants_the_one_with_the_largest_sure_gain_wins() -> None:
+    experiment = replace(AB, shares={"long": 1, "short": 1, "terse": 1, "none": 0})
+    assert "none" not in {experiment.assign(key) for key in KEYS}
+
+    log = filled(experiment, {"long": 0.3, "short": 0.6, "terse": 0.9})
+
+    results = read_experiment(log, "faq")
+    verdicts = {each.variant: each.verdict for each in results.comparisons}
+    assert verdicts == {"short": "better", "terse": "better", "none": "open"}
+    assert results.winner == "terse"
+
+
+def test_a_branch_tells_the_types_of_its_control() -> None:
+    branch, model = branch_of(), ScriptedModel(["x"])
+
+    assert branch.InputType == model.InputType
+    assert branch.OutputType == model.OutputType
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BoundedDifference(low=1, high=1),
+        lambda: BoundedDifference(least_share=0.6),
+        lambda: AsymptoticDifference(least=1),
+        lambda: AsymptoticDifference(confidence=0.0),
+    ],
+)
+def test_a_test_that_cannot_be_is_refused(make: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        make()

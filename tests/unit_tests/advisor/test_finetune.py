@@ -259,6 +259,8 @@ def test_examples_have_openais_form_and_cost_what_their_tokens_do(tmp_path: Path
 
     result = exported(calls, validation_share=0.2)
 
+    with pytest.raises(ConfigurationError, match="a folder that exists"):
+        result.write(tmp_path / "none")
     assert len(result.training) + len(result.validation) == 40
     assert len(result.validation) == 8
     training, validation = result.write(tmp_path)
@@ -427,6 +429,11 @@ def test_every_pair_that_is_alike_is_found_and_no_other(
     assert sorted(alike(sets, least=least)) == sorted(wanted)
     together = groups(len(sets), wanted)
     assert sorted(n for group in together for n in group) == list(range(len(sets)))
+
+
+def test_a_likeness_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="above 0"):
+        list(alike([], least=0.0))
 
 
 def test_what_most_texts_share_makes_no_two_alike() -> None:
