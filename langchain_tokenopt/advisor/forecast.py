@@ -175,9 +175,10 @@ def forecast(
         method = "every day was the same"
         notes.append("the interval says nothing: no day differed from another")
     else:
-        paths, method = _paths(history, days, season, seed)
-        if season is not None and len(known) < 2 * season:
+        if season is not None and not _shows_pattern(history, season):
             notes.append(f"too short for a pattern of {season} days")
+            season = None
+        paths, method = _paths(history, days, season, seed)
     shares = ((1 - confidence) / 2, 0.5, (1 + confidence) / 2)
     by_day = np.quantile(paths, shares, axis=0)
     whole = np.quantile(paths.sum(axis=1), shares)
@@ -244,13 +245,19 @@ def _series(
     return found
 
 
+def _shows_pattern(history: _Vector, season: int) -> bool:
+    """Return whether a history has two seasons, of which three quarters of the days are known."""
+    known = np.count_nonzero(~np.isnan(history))
+    return len(history) >= 2 * season and known >= 1.5 * season
+
+
 def _paths(history: _Vector, days: int, season: int | None, seed: int) -> tuple[_Vector, str]:
     """Return paths of the days to come, a row each, and the name of the model."""
     known = history[~np.isnan(history)]
     usual = max(float(np.median(known[known > 0])), float(known.max()) / 1e6)
     scaled = np.arcsinh(history / usual * _BEND)
     candidates = [_fit(scaled, None)]
-    if season is not None and len(known) >= 2 * season:
+    if season is not None:
         candidates.append(_fit(scaled, season))
     best = min(candidates, key=lambda fitted: float(fitted.aic))
     pattern = best.model.seasonal_periods if best.model.seasonal else None

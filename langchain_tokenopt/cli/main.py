@@ -7,10 +7,14 @@ from rich.console import Console
 
 from langchain_tokenopt._version import __version__
 from langchain_tokenopt.cli import (
+    audit,
     calibrate,
     dashboard,
     demo,
     doctor,
+    experiment,
+    finetune,
+    forecast,
     grafana,
     lint,
     prompts,
@@ -29,12 +33,16 @@ def parser_of() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (
         demo,
+        audit,
         report,
         dashboard,
         reconcile,
         lint,
         prompts,
         calibrate,
+        experiment,
+        forecast,
+        finetune,
         grafana,
         doctor,
     ):

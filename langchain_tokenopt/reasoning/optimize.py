@@ -13,12 +13,8 @@ from langchain_tokenopt.reasoning.metrics import LabelledSample, Metric
 from langchain_tokenopt.reasoning.objective import FewestTokens, Objective
 from langchain_tokenopt.reasoning.optimize_moves import PROPOSAL_PROMPT
 from langchain_tokenopt.reasoning.optimize_result import OptimizedPrompt
-from langchain_tokenopt.reasoning.optimize_search import (
-    MakesRunnable,
-    Search,
-    SearchOptions,
-    asked_with,
-)
+from langchain_tokenopt.reasoning.optimize_search import Search, SearchOptions
+from langchain_tokenopt.reasoning.prompt_parts import MakesRunnable, asked_with
 from langchain_tokenopt.reasoning.prompting import Example
 
 

@@ -1,14 +1,13 @@
 """The search for a better prompt: rounds of races on some samples, a comparison on others."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Any, TypeAlias
+from typing import Any
 
-from langchain_core.messages import BaseMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import Runnable
 
 from langchain_tokenopt.calls import Usage
 from langchain_tokenopt.errors import ConfigurationError
@@ -29,19 +28,17 @@ from langchain_tokenopt.reasoning.optimize_moves import (
     written,
 )
 from langchain_tokenopt.reasoning.optimize_result import OptimizedPrompt, Tried
-from langchain_tokenopt.reasoning.prompt_parts import parts_of
+from langchain_tokenopt.reasoning.prompt_parts import MakesRunnable, messages_for, parts_of
 from langchain_tokenopt.reasoning.prompting import Example
-from langchain_tokenopt.reasoning.race import Race, run_race
+from langchain_tokenopt.reasoning.race import WAVE, Race, run_race
 from langchain_tokenopt.reasoning.sequential import check_confidence
 from langchain_tokenopt.reasoning.spending import Purse
-from langchain_tokenopt.reasoning.technique import formatted, state_of
-
-MakesRunnable: TypeAlias = Callable[[ChatPromptTemplate], Runnable[Any, Any]]
 
 _START, _FOUND = "start", "found"
 _MOST_IN_POOL = 16
 _SAVING_EXAMPLES = 2  # more of them cost more than they can save in the answer
 _FEWEST = 4
+_LEAST_WIDTH = 5
 _TELLING = 64  # held-out samples that tell scores apart, roughly
 _VERSIONS = 3
 # The comparison needs more samples than the races, since it has to show something.
@@ -72,22 +69,6 @@ class SearchOptions:
         if min(self.rounds, self.width) < 1:
             message = f"rounds and width must be at least 1, got {self.rounds} and {self.width}"
             raise ConfigurationError(message)
-
-
-def asked_with(model: Runnable[Any, Any]) -> MakesRunnable:
-    """Return what makes a runnable of a prompt: the model, asked with it."""
-
-    def make(prompt: ChatPromptTemplate) -> Runnable[Any, Any]:
-        return RunnableLambda(lambda given: messages_for(prompt, given)) | model
-
-    return make
-
-
-def messages_for(prompt: ChatPromptTemplate, given: Any) -> list[BaseMessage]:
-    """Return a prompt filled with an input: its variables, or a question as techniques take it."""
-    if isinstance(given, Mapping) and set(prompt.input_variables) <= set(given):
-        return prompt.format_messages(**given)
-    return formatted(prompt, state_of(given))
 
 
 class Search:
@@ -131,19 +112,26 @@ class Search:
             if not self._races.rows:
                 return self._ended("the budget could not pay for one sample")
             yield from self._pool.measure(start, until=len(self._pool.samples))
+        look = WAVE * max(self._races.rows[_START][0].tokens, 1)
         for number in range(self._options.rounds):
             left = share - self.purse.spent
-            with self.purse.allowance(left // (self._options.rounds - number)):
-                if left <= 0 or not (yield from self._round()):
+            # Where few can be paid for, fewer rounds: what is tried must be seen a few times.
+            rounds = min(self._options.rounds - number, left // (look * _LEAST_WIDTH))
+            allowance = left // max(rounds, 1)
+            width = min(self._options.width, allowance // look - 1)
+            with self.purse.allowance(allowance):
+                if width < 1 or not (yield from self._round(width)):
                     break
         if self._best == _START:
+            if not self._outcomes:
+                return self._ended("there was nothing to try that the budget could pay for")
             return self._ended("nothing better was found in the search")
         return (yield from self._compared())
 
-    def _round(self) -> Work[bool]:
+    def _round(self, width: int) -> Work[bool]:
         """Race new prompts against the best so far; return whether there were any."""
         new: dict[str, Candidate] = {}
-        for candidate in (yield from self._candidates()):
+        for candidate in islice((yield from self._candidates()), width):
             name = str(len(self._known))
             new[name] = self._known[name] = candidate
             self._runnables[name] = self._options.make(candidate.parts.prompt())
@@ -160,7 +148,8 @@ class Search:
         verdict = yield from run_race(race, self._races, self._runnables)
         for name in new:
             self._outcomes[name] = verdict.dropped.get(name, "not the best of its round")
-        if verdict.name is not None:
+        enough = min(WAVE, len(self._races.samples))
+        if verdict.name is not None and len(self._races.rows.get(verdict.name, ())) >= enough:
             self._best = verdict.name
             self._outcomes[self._best] = "the best of its round"
         self._harmless = {
@@ -170,7 +159,7 @@ class Search:
         }
         return True
 
-    def _candidates(self) -> Work[list[Candidate]]:
+    def _candidates(self) -> Work[Iterator[Candidate]]:
         best = self._known[self._best].parts
         saving = isinstance(self._options.objective, FewestTokens)
         rows = [*self._pool.rows.get(_START, ()), *self._races.rows.get(self._best, ())]
@@ -184,7 +173,7 @@ class Search:
         sources = (fewer, rewritten, more) if saving else (more, rewritten, fewer)
         mixed = (each for group in zip_longest(*sources) for each in group if each is not None)
         tried = [candidate.parts for candidate in self._known.values()]
-        return list(islice(untried(mixed, tried), self._options.width))
+        return untried(mixed, tried)
 
     def _written(self, asked: Sequence[str]) -> Work[list[str]]:
         """Return what the proposer wrote; nothing without one."""

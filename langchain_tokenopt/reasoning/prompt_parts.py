@@ -6,10 +6,10 @@ which are pairs of fixed human and AI messages after it. The rest stays as it is
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.load import Serializable, dumpd, load
@@ -22,9 +22,13 @@ from langchain_core.prompts import (
     PromptTemplate,
     SystemMessagePromptTemplate,
 )
+from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.reasoning.prompting import Example
+from langchain_tokenopt.reasoning.technique import formatted, state_of
+
+MakesRunnable: TypeAlias = Callable[[ChatPromptTemplate], Runnable[Any, Any]]
 
 _FORMAT = 1
 _READABLE: list[type[Serializable]] = [
@@ -109,6 +113,22 @@ def parts_of(prompt: ChatPromptTemplate) -> PromptParts:
         examples.append(Example(question, text))
         after += 2
     return PromptParts(instruction, tuple(examples), prompt, after)
+
+
+def asked_with(model: Runnable[Any, Any]) -> MakesRunnable:
+    """Return what makes a runnable of a prompt: the model, asked with it."""
+
+    def make(prompt: ChatPromptTemplate) -> Runnable[Any, Any]:
+        return RunnableLambda(lambda given: messages_for(prompt, given)) | model
+
+    return make
+
+
+def messages_for(prompt: ChatPromptTemplate, given: Any) -> list[BaseMessage]:
+    """Return a prompt filled with an input: its variables, or a question as techniques take it."""
+    if isinstance(given, Mapping) and set(prompt.input_variables) <= set(given):
+        return prompt.format_messages(**given)
+    return formatted(prompt, state_of(given))
 
 
 def write_prompt(path: str | Path, prompt: ChatPromptTemplate) -> None:

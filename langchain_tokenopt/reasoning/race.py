@@ -24,7 +24,8 @@ from langchain_tokenopt.reasoning.sequential import (
     mean_interval,
 )
 
-_WAVE = 8  # samples between two looks; also the fewest that a ranking is made of
+WAVE = 8
+"""Samples between two looks; also the fewest that a ranking is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +217,7 @@ class Race:
 
     def _tokens_interval(self, name: str) -> Interval | None:
         tokens = [row.tokens for row in self._rows.get(name, ())]
-        if len(tokens) < _WAVE:
+        if len(tokens) < WAVE:
             return None
         return mean_interval(tokens, confidence=self._confidence)
 
@@ -256,7 +257,7 @@ def run_race(
     before, budget = bench.purse.spent, bench.purse.left
     rounds = math.ceil(math.log2(max(len(race.running), 2)))
     halved = 0
-    for until in range(_WAVE, len(bench.samples) + _WAVE, _WAVE):
+    for until in range(WAVE, len(bench.samples) + WAVE, WAVE):
         running = {name: runnables[name] for name in race.running}
         yield from bench.measure(running, until=min(until, len(bench.samples)))
         for name in sorted(bench.unpaid & set(race.running)):

@@ -106,6 +106,16 @@ def test_a_short_history_says_that_no_pattern_is_known() -> None:
     assert "too short for a pattern of 7 days" in str(found)
 
 
+def test_two_weeks_with_a_gap_still_show_a_weekly_pattern() -> None:
+    amounts: list[float | None] = list(weekly(14, noise=0.02))
+    amounts[3] = amounts[8] = None
+
+    found = forecast(series(amounts), days=7)
+
+    assert found.method == "local level with a pattern of 7 days"
+    assert [float(day.expected) for day in found.days] == pytest.approx(WEEK, rel=0.2)
+
+
 def test_days_that_are_all_alike_give_no_false_certainty() -> None:
     found = forecast(series([2.0] * 20), days=3)
 

@@ -213,6 +213,14 @@ def test_a_budget_for_no_call_leaves_the_prompt() -> None:
     assert found.reason == "the budget could not pay for one sample"
 
 
+def test_a_budget_for_few_calls_tries_nothing_rather_than_little_of_all() -> None:
+    found = optimizer(budget=3_000).optimize(START, SAMPLES)
+
+    assert not found.changed
+    assert found.tried == ()
+    assert found.reason == "there was nothing to try that the budget could pay for"
+
+
 def test_failures_of_the_model_and_the_proposer_are_told_and_not_raised() -> None:
     flaky = ScriptedModel([add, add, add, ConnectionError("down")], when_exhausted="cycle")
 
