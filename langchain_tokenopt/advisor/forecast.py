@@ -247,7 +247,7 @@ def _series(
 
 def _shows_pattern(history: _Vector, season: int) -> bool:
     """Return whether a history has two seasons, of which three quarters of the days are known."""
-    known = np.count_nonzero(~np.isnan(history))
+    known = int(np.count_nonzero(~np.isnan(history)))
     return len(history) >= 2 * season and known >= 1.5 * season
 
 
