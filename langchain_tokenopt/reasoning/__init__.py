@@ -1,11 +1,23 @@
 """Ways to reason, each a runnable and a graph that answers with the fewest tokens it can."""
 
+from langchain_tokenopt.reasoning.bench import EvaluatedSample
 from langchain_tokenopt.reasoning.best_of import BestOf, Scorer
 from langchain_tokenopt.reasoning.chain import ChainOfThought, Structured
+from langchain_tokenopt.reasoning.choose import (
+    TechniqueChoice,
+    achoose_technique,
+    choose_technique,
+    default_techniques,
+)
 from langchain_tokenopt.reasoning.demonstrations import ChosenExamples, Demonstrations
+from langchain_tokenopt.reasoning.evaluate import Evaluation, aevaluate, evaluate
 from langchain_tokenopt.reasoning.extract import Answers, Extractor
 from langchain_tokenopt.reasoning.facts import Splitter, sentences
 from langchain_tokenopt.reasoning.least_to_most import LeastToMost, OnError
+from langchain_tokenopt.reasoning.metrics import LabelledSample, Metric, typed_equality
+from langchain_tokenopt.reasoning.objective import FewestTokens, HighestScore
+from langchain_tokenopt.reasoning.optimize import PromptOptimizer
+from langchain_tokenopt.reasoning.optimize_result import OptimizedPrompt, Tried
 from langchain_tokenopt.reasoning.plan import Plan, SubQuestion, read_plan
 from langchain_tokenopt.reasoning.plan_prompts import plan_prompt, step_prompt
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
@@ -53,17 +65,25 @@ __all__ = [
     "Demonstrations",
     "DepthFirst",
     "Draw",
+    "EvaluatedSample",
+    "Evaluation",
     "Example",
     "Extractor",
+    "FewestTokens",
     "Halting",
+    "HighestScore",
     "Inference",
+    "LabelledSample",
     "LeastToMost",
+    "Metric",
     "OnBudget",
     "OnError",
+    "OptimizedPrompt",
     "Output",
     "PathCheck",
     "PathVerdict",
     "Plan",
+    "PromptOptimizer",
     "ReasoningInput",
     "ReasoningResult",
     "ReasoningUsage",
@@ -81,13 +101,20 @@ __all__ = [
     "Style",
     "SubQuestion",
     "Technique",
+    "TechniqueChoice",
     "ThoughtPath",
     "TokenWeights",
     "TraceStep",
     "TreeOfThoughts",
+    "Tried",
     "Vote",
     "VoteBy",
+    "achoose_technique",
+    "aevaluate",
     "chain_of_thought_prompt",
+    "choose_technique",
+    "default_techniques",
+    "evaluate",
     "halting_prompt",
     "inference_prompt",
     "plan_prompt",
@@ -98,4 +125,5 @@ __all__ = [
     "step_prompt",
     "tree_propose_prompt",
     "tree_score_prompt",
+    "typed_equality",
 ]
