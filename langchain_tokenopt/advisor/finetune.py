@@ -1,7 +1,6 @@
 """Whether a fine-tuned model would pay: break-even from what calls cost, day by day."""
 
 import math
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -24,11 +23,12 @@ from langchain_tokenopt.advisor.finetune_prices import (
 )
 from langchain_tokenopt.advisor.log import LoggedCall
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.reasoning.sequential import mean_interval
 
-LEAST_DAYS = 3
-"""Days of calls without which no interval is given."""
-_DRAWS = 2_000
+LEAST_DAYS = 7
+"""Days of calls without which nothing is sure: fewer do not show how weekdays differ."""
 _WEEK = 7
+_LEAST_WEEKS = 4
 _UNTESTED = "whether the tuned model answers as well, and as briefly, is not known: test it"
 
 Verdict = Literal["pays", "may pay", "does not pay", "unknown"]
@@ -138,15 +138,14 @@ def break_even(
     horizon_days: int = 180,
     retrain_every_days: int | None = None,
     confidence: float = 0.9,
-    seed: int = 0,
     prices: TuningPrices | None = None,
     at: date | None = None,
 ) -> BreakEven:
     """Return whether and when a tuned model would have paid for its training.
 
     The tuned model is taken to answer with as many tokens as were answered with, to be sent
-    `needless_tokens` less in each call, and to read nothing from a cache. Intervals come from
-    drawing days again, in blocks of a week, since weekdays differ; they say nothing of growth.
+    `needless_tokens` less in each call, and to read nothing from a cache. Intervals are Student's,
+    of the days, or of whole weeks if there are four or more; they say nothing of growth.
 
     Args:
         calls: What is paid now, on whole days.
@@ -157,7 +156,6 @@ def break_even(
         horizon_days: Days after the training that count.
         retrain_every_days: After how many days it is trained anew, because the task changes.
         confidence: Of the intervals.
-        seed: Of the draws.
         prices: What tuning costs.
         at: The day of the training; by default today.
 
@@ -231,9 +229,7 @@ def break_even(
         - price.hosting_a_day
         for day in days
     ]
-    low, high = _interval(savings, confidence, seed)
-    middle = sum(savings, Decimal(0)) / len(savings)
-    saving = MoneyRange(low=min(low, middle), middle=middle, high=max(high, middle))
+    saving = _mean(savings, confidence)
     trainings = math.ceil(horizon_days / retrain_every_days) if retrain_every_days else 1
     gain = MoneyRange(
         low=saving.low * horizon_days - training * trainings,
@@ -295,21 +291,18 @@ def _tuned(usage: Usage, price: Price, needless_tokens: int) -> Decimal:
     return cost_of(asked, price).total
 
 
-def _interval(values: Sequence[Decimal], confidence: float, seed: int) -> tuple[Decimal, Decimal]:
-    """Return where the mean lies, from days drawn again in blocks of a week."""
-    drawn = random.Random(seed)  # noqa: S311 - no secret
-    n, block = len(values), min(_WEEK, len(values))
-    means = []
-    for _ in range(_DRAWS):
-        some: list[Decimal] = []
-        while len(some) < n:
-            start = drawn.randrange(n)
-            # Around the end, so that each day is drawn as often.
-            some += [values[(start + step) % n] for step in range(block)]
-        means.append(sum(some[:n], Decimal(0)) / n)
-    means.sort()
-    tail = (1 - confidence) / 2
-    return means[int(tail * _DRAWS)], means[min(int((1 - tail) * _DRAWS), _DRAWS - 1)]
+def _mean(values: Sequence[Decimal], confidence: float) -> MoneyRange:
+    """Return the mean of days with its interval, which has no width if there is one day."""
+    middle = sum(values, Decimal(0)) / len(values)
+    spread = list(map(float, values))
+    weeks = len(values) // _WEEK
+    if weeks >= _LEAST_WEEKS:
+        # Weekdays differ by a pattern, not by chance, and the days of a week are like each other.
+        starts = range(len(values) - weeks * _WEEK, len(values), _WEEK)
+        spread = [sum(spread[start : start + _WEEK]) / _WEEK for start in starts]
+    found = mean_interval(spread, confidence=confidence)
+    half = Decimal(0) if found is None else Decimal(str((found.high - found.low) / 2))
+    return MoneyRange(low=middle - half, middle=middle, high=middle + half)
 
 
 def _paid_after(training: Decimal, saving_a_day: Decimal) -> float | None:

@@ -129,6 +129,39 @@ def test_too_few_days_are_never_sure() -> None:
     assert any("2 days are too few" in note for note in result.notes)
 
 
+def days_of(costs: Sequence[float]) -> list[PaidCall]:
+    begins = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        replace(paid(1, calls=1)[0], at=begins + timedelta(days=n), cost=Decimal(f"{cost:.6f}"))
+        for n, cost in enumerate(costs)
+    ]
+
+
+@pytest.mark.parametrize("days", [5, 7, 10, 14, 21, 28, 60])
+@pytest.mark.parametrize("week", [[1.0] * 7, [1.2, 1.25, 1.2, 1.15, 1.1, 0.6, 0.5]])
+def test_the_interval_holds_the_mean_as_often_as_promised(days: int, week: list[float]) -> None:
+    (price,) = OWN.prices
+    free = TuningPrices([price.model_copy(update={"input": Decimal(0), "output": Decimal(0)})])
+    drawn, held, times = random.Random(days), 0, 300
+    for _ in range(times):
+        first = drawn.randrange(7)
+        costs = [week[(first + n) % 7] * drawn.lognormvariate(-0.045, 0.3) for n in range(days)]
+        saving = found(days_of(costs), prices=free, confidence=0.9).saving_a_day
+        held += saving is not None and saving.low <= Decimal(1) <= saving.high
+
+    # Three deviations of so many draws below 90%.
+    assert held / times >= 0.9 - 3 * (0.9 * 0.1 / times) ** 0.5
+
+
+def test_days_of_less_than_a_week_that_differ_have_an_interval_and_no_certainty() -> None:
+    result = found(days_of([0.01, 0.03, 0.02, 0.05]), training_tokens=100)
+
+    assert result.saving_a_day is not None
+    assert result.saving_a_day.low < result.saving_a_day.middle < result.saving_a_day.high
+    assert result.verdict == "may pay"
+    assert any("4 days are too few" in note for note in result.notes)
+
+
 def test_unknown_prices_are_none_and_said() -> None:
     tuning, calls = found(paid(), model="nobody-knows-it"), found(paid(cost=None))
 
@@ -155,11 +188,7 @@ def test_a_model_that_stops_to_answer_has_only_the_days_until_then() -> None:
     tokens=st.integers(1, 10**7),
 )
 def test_parts_of_any_result_agree(costs: list[int], needless: int, tokens: int) -> None:
-    calls = [
-        replace(paid(1, calls=1)[0], at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=n),
-                cost=Decimal(cost) / 1_000_000)
-        for n, cost in enumerate(costs)
-    ]  # fmt: skip
+    calls = days_of([cost / 1_000_000 for cost in costs])
 
     result = found(calls, needless_tokens=needless, training_tokens=tokens)
 
