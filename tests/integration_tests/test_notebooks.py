@@ -44,7 +44,7 @@ def test_a_notebook_runs_and_its_last_cell_draws_a_plot(
 ) -> None:
     for key in KEYS:
         monkeypatch.delenv(key, raising=False)
-    # Importing streamlit, as other tests do, sets it for the process: nothing would be drawn inline.
+    # Importing streamlit, as other tests do, sets it for the process; nothing is drawn then.
     monkeypatch.delenv("MPLBACKEND", raising=False)
     monkeypatch.setenv("PYTHONHASHSEED", "1")
     notebook = read(path)
