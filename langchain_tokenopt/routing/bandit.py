@@ -1,35 +1,41 @@
-"""Learns online which tier suits which kind of task, and risks no more than it is allowed to."""
+"""Learns online which tier suits which kind of task, on a budget of losses."""
 
 import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from math import isfinite
 from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
 
 import numpy as np
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
-from numpy.typing import NDArray
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
 from langchain_tokenopt.messages import last_human_text
-from langchain_tokenopt.routing.bandit_store import ArmSums, BanditStore, MemoryBandit
+from langchain_tokenopt.routing.bandit_belief import Belief, LossBudget, Vector, best_shares
+from langchain_tokenopt.routing.bandit_state import ArmSums
+from langchain_tokenopt.routing.bandit_store import BanditStore, MemoryBandit
+from langchain_tokenopt.routing.bandit_waiting import Waiting
 from langchain_tokenopt.routing.cascade_state import Route
 
 _LOG = logging.getLogger(__name__)
 _DRAWS = 256
-_Vector: TypeAlias = NDArray[np.float64]
 
 Mode: TypeAlias = Literal["shadow", "serve"]
 """`shadow` decides and logs while the baseline serves; `serve` serves what it decides."""
 
 
 class TellsTask(Protocol):
-    """What tells the kind of a task; `TaskClassifier` does."""
+    """What tells the kind of a task; `TaskClassifier` does.
+
+    Its method `aclassify`, if it has one, is awaited by asynchronous graphs.
+    """
 
     def classify(self, question: str, /) -> Any:
         """Return something with a `task`, which may be `None`."""
@@ -51,6 +57,8 @@ class Decision:
     quality: float | None = None
     """0 to 1; `None` while no reward came."""
     cost: float | None = None
+    shadow: bool = False
+    """Whether the baseline served whatever was decided."""
 
 
 class TierBandit:
@@ -59,9 +67,10 @@ class TierBandit:
     What is maximised is `quality - price_weight * cost`. A task of which little is known borrows
     from all tasks. Arms whose quality is surely below the floor are not chosen. Other arms than the
     baseline are tried only as far as a budget of losses pays for it, after conservative bandits
-    (arXiv 1602.04282): each request adds the share `allowed_loss` of the baseline's value and half
-    of what is gained over it, and takes out what may be lost, all as the posterior has it. Rewards
-    come later, by request id; older ones count less.
+    (arXiv 1602.04282). The budget is counted by what is believed, and each process has its own:
+    what comes true may be more, most of all with two arms that are hard to tell apart. Rewards come
+    later, by request id; with each, what was known of its task counts less, of all arms, so that
+    one which was given up is tried again in time.
 
     Args:
         arms: The tiers, by name.
@@ -69,10 +78,11 @@ class TierBandit:
         tells_task: Tells kinds of tasks; without, all requests are of one.
         price_weight: What a dollar is worth in quality: 0.1 / (dollars of a strong answer) says
             that a strong answer's price is worth a tenth of a right answer.
-        quality_floor: Arms surely below it are left out.
+        quality_floor: Arms surely below it are left out, until so much is forgotten that one is
+            tried again: at a discount of 0.999 some requests in a thousand, at 1 never.
         allowed_loss: Share of the baseline's value that may be lost to trying.
-        discount: What a reward still counts when the next one of its arm comes: 0.999 forgets in
-            a few thousand rewards.
+        discount: What a reward still counts when the next one of its task comes: 0.999 forgets in
+            a few thousand rewards, 1 never.
         mode: `shadow` or `serve`.
         store: Where the sums are; by default in memory.
         seed: Of the draws.
@@ -115,6 +125,14 @@ class TierBandit:
             raise ConfigurationError(message)
         if mode not in ("shadow", "serve"):
             raise ConfigurationError(f"mode is 'shadow' or 'serve', got {mode!r}")
+        if quality_floor is not None and not 0 <= quality_floor <= 1:
+            raise ConfigurationError(f"quality_floor is from 0 to 1, got {quality_floor}")
+        if most_open < 1 or most_logged < 0 or open_s <= 0:
+            message = (
+                "most_open is at least 1, most_logged at least 0 and open_s above 0, got "
+                f"{most_open}, {most_logged} and {open_s}"
+            )
+            raise ConfigurationError(message)
         if not 0 < discount <= 1 or allowed_loss < 0 or price_weight < 0:
             message = (
                 "discount is above 0 and at most 1, allowed_loss and price_weight are not below 0, "
@@ -126,21 +144,17 @@ class TierBandit:
         self._tells_task = tells_task
         self._price_weight = price_weight
         self._floor = quality_floor
-        self._allowed_loss = allowed_loss
         self._discount = discount
         self._mode = mode
         self._store: BanditStore = store or MemoryBandit()
         self._rng = np.random.default_rng(seed)
-        self._most_open = most_open
-        self._open_s = open_s
-        self._clock = clock
+        self._budget = LossBudget(allowed_loss)
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+        self._open = Waiting[Decision](most=most_open, longest_s=open_s, clock=clock)
         self._log: deque[Decision] = deque(maxlen=most_logged)
-        self._earned = 0.0
-        """What is left of the budget of losses."""
-        self.expired = 0
+        self._told_of_ids = False
         self.failures = 0
+        """How often the store failed."""
 
     @property
     def log(self) -> list[Decision]:
@@ -148,38 +162,45 @@ class TierBandit:
         with self._lock:
             return list(self._log)
 
+    @property
+    def expired(self) -> int:
+        """Decisions given up without a reward: too many, too old, or their id came again."""
+        with self._lock:
+            return self._open.expired
+
     def __call__(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Route:
-        """Return where a request starts; for `start=` of a cascade."""
-        return self._routed(self.decide(self._task(messages), request_id=_id_of(config)))
+        """Return where a request starts; for `start=` of a cascade.
+
+        The request's id is `request_id` in the config's metadata; without, no reward can come.
+        """
+        task = ""
+        if self._tells_task is not None:
+            task = str(self._tells_task.classify(last_human_text(messages)).task or "")
+        return self._routed(self._decide(task, self._id_of(config)))
 
     async def achoose(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Route:
         """Do what calling does without blocking the event loop."""
-        return await asyncio.to_thread(self, messages, config)
+        aclassify = getattr(self._tells_task, "aclassify", None)
+        if aclassify is None:
+            return await asyncio.to_thread(self, messages, config)
+        task = str((await aclassify(last_human_text(messages))).task or "")
+        return self._routed(await asyncio.to_thread(self._decide, task, self._id_of(config)))
 
     def decide(self, task: str = "", *, request_id: str | None = None) -> Decision:
         """Return what to do with a request of a kind; a store that fails leads to the baseline."""
-        name = request_id or str(uuid4())
-        try:
-            with self._lock:
-                beliefs = self._beliefs(task)
-                shares = self._shares(beliefs)
-                arm = self._arms[self._rng.choice(len(self._arms), p=shares)]
-        except StoreError as error:
-            self._failed(error)
-            shares = np.array([float(each == self._baseline) for each in self._arms])
-            arm = self._baseline
-        decision = Decision(
-            request_id=name,
-            task=task,
-            arm=arm,
-            served=arm if self._mode == "serve" else self._baseline,
-            propensities=dict(zip(self._arms, map(float, shares), strict=True)),
-        )
-        self._wait_for(decision)
-        return decision
+        return self._decide(task, request_id or str(uuid4()))
+
+    async def adecide(self, task: str = "", *, request_id: str | None = None) -> Decision:
+        """Do what `decide` does without blocking the event loop."""
+        return await asyncio.to_thread(self.decide, task, request_id=request_id)
 
     def reward(
-        self, request_id: str, *, quality: float, cost: float = 0.0, arm: str | None = None
+        self,
+        request_id: str,
+        *,
+        quality: float,
+        cost: Decimal | float = 0.0,
+        arm: str | None = None,
     ) -> bool:
         """Take in what came of a request; return whether it was waited for.
 
@@ -187,45 +208,74 @@ class TierBandit:
             request_id: As it was given, or as the decision says.
             quality: From 0 to 1: 1 for a right answer.
             cost: Dollars.
-            arm: Whose answer it is; by default the one that served. An audit may reward another.
+            arm: Whose answer it is; by default the one that served, which ends the waiting. An
+                audit may reward others before.
         """
-        if not 0 <= quality <= 1 or cost < 0 or not np.isfinite(cost):
+        if not 0 <= quality <= 1 or cost < 0 or not isfinite(cost):
             message = f"quality is from 0 to 1 and cost not below 0, got {quality} and {cost}"
             raise ConfigurationError(message)
         if arm is not None and arm not in self._arms:
             raise ConfigurationError(f"no arm is called {arm!r}; there are {list(self._arms)}")
+        dollars = float(cost)
         with self._lock:
-            waited = self._open.pop(request_id, None) if arm is None else None
-            known = waited or self._open.get(request_id)
-            if known is None:
+            decision = self._open.get(request_id)
+            if decision is None:
                 return False
-            decision = known[1]
-            if waited is not None:
-                self._log.append(replace(decision, quality=quality, cost=cost))
+            if arm in (None, decision.served):
+                self._open.remove(request_id)
+                self._log.append(replace(decision, quality=quality, cost=dollars))
         try:
             self._store.add(
                 decision.task,
                 arm or decision.served,
                 quality=quality,
-                cost=cost,
+                cost=dollars,
                 discount=self._discount,
             )
         except StoreError as error:
             self._failed(error)
         return True
 
+    async def areward(
+        self,
+        request_id: str,
+        *,
+        quality: float,
+        cost: Decimal | float = 0.0,
+        arm: str | None = None,
+    ) -> bool:
+        """Do what `reward` does without blocking the event loop."""
+        return await asyncio.to_thread(self.reward, request_id, quality=quality, cost=cost, arm=arm)
+
     def beliefs(self, task: str = "") -> dict[str, tuple[float, float]]:
         """Return the mean and the deviation of each arm's value at a task."""
-        with self._lock:
-            found = self._beliefs(task)
         return {
-            arm: (each.value, each.deviation) for arm, each in zip(self._arms, found, strict=True)
+            arm: (each.value, each.deviation)
+            for arm, each in zip(self._arms, self._beliefs(task), strict=True)
         }
 
-    def _task(self, messages: Sequence[BaseMessage]) -> str:
-        if self._tells_task is None:
-            return ""
-        return str(self._tells_task.classify(last_human_text(messages)).task or "")
+    def _decide(self, task: str, name: str | None) -> Decision:
+        try:
+            beliefs = self._beliefs(task)
+        except StoreError as error:
+            self._failed(error)
+            shares = np.array([float(each == self._baseline) for each in self._arms])
+        else:
+            with self._lock:
+                shares = self._shares(beliefs)
+        with self._lock:
+            arm = self._arms[self._rng.choice(len(self._arms), p=shares)]
+            decision = Decision(
+                request_id=name or "",
+                task=task,
+                arm=arm,
+                served=arm if self._mode == "serve" else self._baseline,
+                propensities=dict(zip(self._arms, map(float, shares), strict=True)),
+                shadow=self._mode == "shadow",
+            )
+            if name is not None:
+                self._open.put(name, decision)
+        return decision
 
     def _routed(self, decision: Decision) -> Route:
         chance = decision.propensities[decision.arm]
@@ -234,11 +284,11 @@ class TierBandit:
             said += f", {decision.served} serves"
         return Route(tier=decision.served, reason=said)
 
-    def _beliefs(self, task: str) -> list["_Belief"]:
+    def _beliefs(self, task: str) -> list[Belief]:
         overall = self._store.sums("")
         own = self._store.sums(task) if task else overall
         return [
-            _Belief.of(
+            Belief.of(
                 own.get(arm, ArmSums()),
                 overall.get(arm, ArmSums()) if task else ArmSums(),
                 price_weight=self._price_weight,
@@ -246,49 +296,25 @@ class TierBandit:
             for arm in self._arms
         ]
 
-    def _shares(self, beliefs: Sequence["_Belief"]) -> _Vector:
+    def _shares(self, beliefs: Sequence[Belief]) -> Vector:
         """Return the probability of each arm to be best, as far as it may be chosen."""
-        draws = np.stack([each.drawn(self._rng) for each in beliefs], axis=1)
+        values = np.stack([each.drawn(self._rng, _DRAWS) for each in beliefs], axis=1)
         base = self._arms.index(self._baseline)
-        allowed = np.array([self._may(each) for each in beliefs])
-        allowed[base] = True
-        draws[:, ~allowed] = -np.inf
-        shares = np.bincount(draws.argmax(axis=1), minlength=len(beliefs)) / _DRAWS
-        gains = np.where(allowed[None, :], draws - draws[:, [base]], 0.0)
-        return self._within_budget(shares, gains, beliefs[base].value, base)
+        allowed = [
+            arm == self._baseline or self._floor is None or each.upper_quality >= self._floor
+            for arm, each in zip(self._arms, beliefs, strict=True)
+        ]
+        return self._budget.kept(best_shares(values, allowed), values, baseline=base)
 
-    def _may(self, belief: "_Belief") -> bool:
-        return self._floor is None or belief.upper_quality >= self._floor
-
-    def _within_budget(
-        self, shares: _Vector, gains: _Vector, baseline: float, base: int
-    ) -> _Vector:
-        """Give to the baseline what trying the others would risk beyond what is allowed."""
-        allowance = self._allowed_loss * max(baseline, 0.0)
-        risks = np.maximum(-gains, 0.0).mean(axis=0)
-        room = max(self._earned + allowance, 0.0)
-        expected = float(shares @ risks)
-        if expected > room:
-            kept = room / expected
-            shares = shares * kept
-            shares[base] += 1 - kept
-        # Of hoped-for gains a half is saved up to try more; what is risked is paid for in full.
-        hoped = np.maximum(gains, 0.0).mean(axis=0) / 2
-        self._earned = min(self._earned + allowance + float(shares @ (hoped - risks)), _MOST_EARNED)
-        return np.asarray(shares / shares.sum())
-
-    def _wait_for(self, decision: Decision) -> None:
-        now = self._clock()
-        with self._lock:
-            self._open[decision.request_id] = (now, decision)
-            while self._open:
-                oldest = next(iter(self._open))
-                if len(self._open) <= self._most_open and (
-                    now - self._open[oldest][0] <= self._open_s
-                ):
-                    break
-                self._open.popitem(last=False)
-                self.expired += 1
+    def _id_of(self, config: RunnableConfig) -> str | None:
+        told = (config.get("metadata") or {}).get("request_id")
+        if told is None and not self._told_of_ids:
+            self._told_of_ids = True
+            _LOG.warning(
+                "a request without `request_id` in its config's metadata: nothing can be learned "
+                "of it, because no reward can name it"
+            )
+        return None if told is None else str(told)
 
     def _failed(self, error: StoreError) -> None:
         with self._lock:
@@ -296,56 +322,3 @@ class TierBandit:
             first = self.failures == 1
         if first:
             _LOG.warning("the bandit's store failed, %s serves: %s", self._baseline, error)
-
-
-_MOST_EARNED = 50.0
-_BORROWED = 8.0
-"""Rewards that what is known of all tasks counts for, at a task of its own."""
-_CONFIDENT = 1.645
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Belief:
-    """What is believed of an arm at a task."""
-
-    good: float
-    bad: float
-    price: float
-    """`price_weight * cost`, on average."""
-
-    @classmethod
-    def of(cls, own: ArmSums, overall: ArmSums, *, price_weight: float) -> "_Belief":
-        # What is known of all tasks counts for a few rewards at one of them.
-        borrowed = min(overall.weight, _BORROWED)
-        mean = (overall.quality + 1) / (overall.weight + 2)
-        cost, weight = (own.cost, own.weight) if own.weight else (overall.cost, overall.weight)
-        return cls(
-            good=1 + own.quality + borrowed * mean,
-            bad=1 + own.weight - own.quality + borrowed * (1 - mean),
-            price=price_weight * cost / weight if weight else 0.0,
-        )
-
-    @property
-    def quality(self) -> float:
-        return self.good / (self.good + self.bad)
-
-    @property
-    def deviation(self) -> float:
-        total = self.good + self.bad
-        return float(np.sqrt(self.good * self.bad / (total * total * (total + 1))))
-
-    @property
-    def value(self) -> float:
-        return self.quality - self.price
-
-    @property
-    def upper_quality(self) -> float:
-        return self.quality + _CONFIDENT * self.deviation
-
-    def drawn(self, rng: np.random.Generator) -> _Vector:
-        return np.asarray(rng.beta(self.good, self.bad, _DRAWS) - self.price)
-
-
-def _id_of(config: RunnableConfig) -> str | None:
-    told = (config.get("metadata") or {}).get("request_id")
-    return None if told is None else str(told)

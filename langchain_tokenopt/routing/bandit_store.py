@@ -1,32 +1,14 @@
-"""What a bandit has learned: discounted sums for each task and arm, in memory or in a file."""
+"""Where a bandit keeps what it learns: in memory, or in a file that processes share."""
 
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from langchain_tokenopt.errors import StoreError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmSums:
-    """Discounted sums over the rewards of one arm."""
-
-    weight: float = 0.0
-    """How many rewards they are worth."""
-    quality: float = 0.0
-    cost: float = 0.0
-
-    def after(self, quality: float, cost: float, discount: float) -> "ArmSums":
-        """Return the sums with one more reward."""
-        return ArmSums(
-            weight=self.weight * discount + 1,
-            quality=self.quality * discount + quality,
-            cost=self.cost * discount + cost,
-        )
+from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
 
 
 class BanditStore(Protocol):
@@ -37,28 +19,45 @@ class BanditStore(Protocol):
         ...
 
     def add(self, task: str, arm: str, *, quality: float, cost: float, discount: float) -> None:
-        """Take in a reward, for its task and for all."""
+        """Take in a reward, for its task and for all; the rewards before it count less."""
         ...
 
 
 class MemoryBandit:
-    """Sums in this process."""
+    """Sums in this process.
 
-    def __init__(self) -> None:
-        self._sums: dict[tuple[str, str], ArmSums] = {}
+    Args:
+        state: What was learned before; `BanditState.load` reads it.
+    """
+
+    def __init__(self, state: BanditState | None = None) -> None:
+        self._state = state or BanditState()
         self._lock = threading.Lock()
 
     def sums(self, task: str) -> Mapping[str, ArmSums]:
         """Return the sums of a task by arm."""
         with self._lock:
-            return {arm: sums for (known, arm), sums in self._sums.items() if known == task}
+            return self._state.sums.get(task, {})
 
     def add(self, task: str, arm: str, *, quality: float, cost: float, discount: float) -> None:
         """Take in a reward, for its task and for all."""
+        reward = ArmSums(weight=1, quality=quality, cost=cost)
         with self._lock:
-            for key in {(task, arm), ("", arm)}:
-                before = self._sums.get(key, ArmSums())
-                self._sums[key] = before.after(quality, cost, discount)
+            sums = dict(self._state.sums)
+            for each in {task, ""}:
+                aged = {name: known.aged(discount) for name, known in sums.get(each, {}).items()}
+                sums[each] = {**aged, arm: aged.get(arm, ArmSums()) + reward}
+            self._state = BanditState(sums=sums)
+
+    def state(self) -> BanditState:
+        """Return all that was learned."""
+        with self._lock:
+            return self._state
+
+    def merge(self, state: BanditState) -> None:
+        """Take in what another bandit learned of other requests."""
+        with self._lock:
+            self._state = self._state.merged(state)
 
 
 _SCHEMA = """
@@ -67,9 +66,12 @@ CREATE TABLE IF NOT EXISTS arms (
     cost REAL NOT NULL, PRIMARY KEY (task, arm)
 ) WITHOUT ROWID
 """
+_AGE = """
+UPDATE arms SET weight = weight * ?2, quality = quality * ?2, cost = cost * ?2 WHERE task = ?1
+"""
 _ADD = """
-INSERT INTO arms VALUES (?1, ?2, 1, ?3, ?4) ON CONFLICT (task, arm) DO UPDATE SET
-    weight = weight * ?5 + 1, quality = quality * ?5 + ?3, cost = cost * ?5 + ?4
+INSERT INTO arms VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (task, arm) DO UPDATE SET
+    weight = weight + ?3, quality = quality + ?4, cost = cost + ?5
 """
 
 
@@ -99,13 +101,32 @@ class SqliteBandit:
         """Take in a reward, for its task and for all."""
         with self._open() as file:
             for each in {task, ""}:
-                file.execute(_ADD, (each, arm, quality, cost, discount))
+                file.execute(_AGE, (each, discount))
+                file.execute(_ADD, (each, arm, 1.0, quality, cost))
+
+    def state(self) -> BanditState:
+        """Return all that was learned."""
+        found: dict[str, dict[str, ArmSums]] = {}
+        with self._open() as file:
+            rows = file.execute("SELECT task, arm, weight, quality, cost FROM arms").fetchall()
+        for task, arm, weight, quality, cost in rows:
+            sums = ArmSums(weight=weight, quality=quality, cost=cost)
+            found.setdefault(task, {})[arm] = sums
+        return BanditState(sums=found)
+
+    def merge(self, state: BanditState) -> None:
+        """Take in what another bandit learned of other requests."""
+        with self._open() as file:
+            for task, arms in state.sums.items():
+                for arm, sums in arms.items():
+                    file.execute(_ADD, (task, arm, sums.weight, sums.quality, sums.cost))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as file:
                 file.execute("PRAGMA journal_mode = WAL")
+                file.execute("PRAGMA synchronous = NORMAL")
                 with file:
                     file.execute(_SCHEMA)
                     yield file

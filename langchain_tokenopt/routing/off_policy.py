@@ -28,6 +28,9 @@ class PolicyValue:
     requests: int
     effective: float
     """How many requests of its own the log is worth; far below `requests`, do not trust it."""
+    unsupported: float
+    """The share of the policy's choices that could not have served; of them `ips` knows nothing,
+    `dr` what its model says. The interval does not tell: do not trust it far above 0."""
 
 
 def evaluate_policy(
@@ -52,7 +55,8 @@ def evaluate_policy(
         seed: Of the bootstrap.
 
     Raises:
-        ConfigurationError: The log holds no reward, or a decision in shadow mode.
+        ConfigurationError: The log holds no reward, or a decision in shadow mode, or nothing that
+            the policy would have chosen; or the policy's probabilities do not add up to 1.
 
     >>> even = {"small": 0.5, "large": 0.5}
     >>> log = [
@@ -67,37 +71,60 @@ def evaluate_policy(
     rows = [each for each in log if each.quality is not None]
     if not rows:
         raise ConfigurationError("the log holds no decision with a reward")
-    shadow = next((each for each in rows if each.arm != each.served), None)
+    shadow = next((each for each in rows if each.shadow or each.arm != each.served), None)
     if shadow is not None:
         message = (
-            f"the decision {shadow.request_id} was logged in shadow mode ({shadow.served} served, "
-            f"not {shadow.arm}); only what was served by its propensities can be weighed"
+            f"the decision {shadow.request_id} was logged in shadow mode ({shadow.served} served "
+            "in any case); only what was served by its propensities can be weighed"
         )
         raise ConfigurationError(message)
     if estimator not in ("ips", "snips", "dr"):
         raise ConfigurationError(f"estimator is 'ips', 'snips' or 'dr', got {estimator!r}")
     rewards = np.array([(r.quality or 0.0) - price_weight * (r.cost or 0.0) for r in rows])
-    wanted = [policy(row.task) for row in rows]
+    wanted = [_checked(policy(row.task), row.task) for row in rows]
     weights = np.array(
         [
-            want.get(row.served, 0.0) / max(row.propensities[row.served], 1e-12)
+            want.get(row.served, 0.0) / row.propensities[row.served]
             for row, want in zip(rows, wanted, strict=True)
         ]
     )
+    if not weights.any():
+        message = (
+            "the log holds nothing that the policy would have chosen; log with a policy that tries "
+            "those arms now and then"
+        )
+        raise ConfigurationError(message)
     base, modelled = _modelled(rows, wanted, rewards) if estimator == "dr" else (0.0, 0.0)
     terms = np.broadcast_to(base, rewards.shape) + weights * (rewards - modelled)
     draws = np.random.default_rng(seed).integers(0, len(rows), (_DRAWS, len(rows)))
     if estimator == "snips":
         total = np.maximum(weights[draws].sum(axis=1), 1e-12)
         values = terms[draws].sum(axis=1) / total
-        mean = float(terms.sum() / max(weights.sum(), 1e-12))
+        mean = float(terms.sum() / weights.sum())
     else:
         values, mean = terms[draws].mean(axis=1), float(terms.mean())
     low, high = np.quantile(values, (0.025, 0.975))
-    effective = float(weights.sum() ** 2 / max((weights**2).sum(), 1e-12))
+    never = [
+        sum(share for arm, share in want.items() if row.propensities.get(arm, 0.0) <= 0)
+        for row, want in zip(rows, wanted, strict=True)
+    ]
     return PolicyValue(
-        mean=mean, low=float(low), high=float(high), requests=len(rows), effective=effective
+        mean=mean,
+        low=float(low),
+        high=float(high),
+        requests=len(rows),
+        effective=float(weights.sum() ** 2 / (weights**2).sum()),
+        unsupported=sum(never) / len(never),
     )
+
+
+def _checked(shares: Mapping[str, float], task: str) -> Mapping[str, float]:
+    if min(shares.values(), default=-1.0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        message = (
+            f"expected probabilities that add up to 1 for the task {task!r}, got {dict(shares)}"
+        )
+        raise ConfigurationError(message)
+    return shares
 
 
 def _modelled(

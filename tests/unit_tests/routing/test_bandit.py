@@ -3,7 +3,11 @@
 import asyncio
 import multiprocessing
 import random
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
 
 from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError, StoreError
 from langchain_tokenopt.routing import Cascade, Tier
 from langchain_tokenopt.routing.bandit import Decision, TierBandit
-from langchain_tokenopt.routing.bandit_store import ArmSums, MemoryBandit, SqliteBandit
+from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
+from langchain_tokenopt.routing.bandit_store import MemoryBandit, SqliteBandit
 from langchain_tokenopt.routing.off_policy import evaluate_policy
-from langchain_tokenopt.routing.tasks import TaskClassifier
+from langchain_tokenopt.routing.tasks import TaskClassifier, TaskMatch
 from langchain_tokenopt.testing import ScriptedModel
 
 ARMS = ("small", "large")
@@ -93,7 +99,9 @@ def test_a_tier_below_the_quality_floor_is_left_out() -> None:
 
     served = play(learner, 2_000, {"small": 0.5, "large": 0.9}, cost)
 
-    assert served[-300:].count("small") == 0
+    free = play(bandit(price_weight=1.0), 2_000, {"small": 0.5, "large": 0.9}, cost)
+    assert served[-1_000:].count("small") < 20  # tried again in time
+    assert free[-1_000:].count("small") > 900
 
 
 def test_in_shadow_mode_the_baseline_serves_and_decisions_are_logged() -> None:
@@ -127,6 +135,16 @@ def test_a_changed_world_is_followed() -> None:
     assert served[-500:].count("small") > 400
 
 
+@pytest.mark.parametrize(("discount", "found"), [(0.999, True), (1.0, False)])
+def test_a_tier_that_was_given_up_is_tried_again_in_time(discount: float, found: bool) -> None:
+    learner = bandit(discount=discount)
+    play(learner, 2_000, {"small": 0.3, "large": 0.8})
+
+    served = play(learner, 4_000, {"small": 0.95, "large": 0.8}, seed=1)
+
+    assert (served[-500:].count("small") > 400) is found
+
+
 def test_rewards_come_late_once_and_for_what_was_asked() -> None:
     learner = bandit()
     learner.decide("faq", request_id="a")
@@ -134,6 +152,47 @@ def test_rewards_come_late_once_and_for_what_was_asked() -> None:
     assert learner.reward("a", quality=1.0)
     assert not learner.reward("a", quality=1.0)
     assert not learner.reward("never asked", quality=1.0)
+
+
+def test_an_audit_of_what_served_is_its_reward_and_counts_once() -> None:
+    learner = bandit(mode="shadow")
+    learner.decide("faq", request_id="a")
+
+    assert learner.reward("a", quality=1.0, arm="large")
+    assert not learner.reward("a", quality=1.0)
+    assert not learner.reward("a", quality=0.0, arm="small")
+    assert len(learner.log) == 1
+
+
+def test_prices_in_dollars_may_be_decimals() -> None:
+    priced, plain = bandit(price_weight=2.0), bandit(price_weight=2.0)
+    for learner, cost in ((priced, Decimal("0.25")), (plain, 0.25)):
+        arm = learner.decide("faq", request_id="a").served
+        learner.reward("a", quality=1.0, cost=cost)
+
+    assert priced.beliefs("faq") == plain.beliefs("faq")
+    assert priced.beliefs("faq")[arm][0] < 0.75
+
+
+def test_an_id_that_comes_again_gives_up_the_decision_before() -> None:
+    learner = bandit()
+    learner.decide("faq", request_id="a")
+    learner.decide("proofs", request_id="a")
+
+    assert learner.expired == 1
+    assert learner.reward("a", quality=1.0)
+    assert [decision.task for decision in learner.log] == ["proofs"]
+
+
+def test_a_reward_that_comes_too_late_is_not_taken() -> None:
+    now = [0.0]
+    learner = bandit(open_s=10, clock=lambda: now[0])
+    learner.decide("faq", request_id="a")
+
+    now[0] = 11.0
+
+    assert not learner.reward("a", quality=1.0)
+    assert learner.expired == 1
 
 
 def test_decisions_that_wait_too_long_are_given_up_and_counted() -> None:
@@ -169,6 +228,9 @@ def test_propensities_are_those_that_arms_are_drawn_with() -> None:
         ({"mode": "try"}, "mode is 'shadow' or 'serve'"),
         ({"discount": 0}, "discount is above 0"),
         ({"allowed_loss": -1}, "allowed_loss and price_weight are not below 0"),
+        ({"quality_floor": 70}, "quality_floor is from 0 to 1, got 70"),
+        ({"most_open": 0}, "most_open is at least 1"),
+        ({"open_s": 0}, "open_s above 0"),
     ],
 )
 def test_wrong_options_are_refused(options: Any, says: str) -> None:
@@ -176,7 +238,15 @@ def test_wrong_options_are_refused(options: Any, says: str) -> None:
         bandit(**options)
 
 
-@pytest.mark.parametrize("wrong", [{"quality": 2}, {"quality": 1, "cost": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quality": 2},
+        {"quality": float("nan")},
+        {"quality": 1, "cost": -1},
+        {"quality": 1, "cost": Decimal("Infinity")},
+    ],
+)
 def test_wrong_rewards_are_refused(wrong: Any) -> None:
     learner = bandit()
     learner.decide(request_id="a")
@@ -198,12 +268,90 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_a_store_keeps_discounted_sums_by_task_and_over_all(store: Any) -> None:
     store.add("faq", "small", quality=1.0, cost=0.5, discount=0.5)
     store.add("faq", "small", quality=0.0, cost=0.5, discount=0.5)
-    store.add("", "large", quality=1.0, cost=1.0, discount=0.5)
+    store.add("proofs", "large", quality=1.0, cost=1.0, discount=0.5)
 
     assert store.sums("faq") == {"small": ArmSums(weight=1.5, quality=0.5, cost=0.75)}
-    assert store.sums("")["small"] == ArmSums(weight=1.5, quality=0.5, cost=0.75)
+    assert store.sums("")["small"] == ArmSums(weight=0.75, quality=0.25, cost=0.375)
     assert store.sums("")["large"] == ArmSums(weight=1, quality=1, cost=1)
     assert store.sums("other") == {}
+
+
+REWARDS = st.lists(
+    st.tuples(
+        st.sampled_from(["", "faq", "proofs"]),
+        st.sampled_from(ARMS),
+        st.floats(0, 1),
+        st.floats(0, 2),
+    ),
+    max_size=20,
+)
+
+
+@given(REWARDS, st.floats(0.5, 1))
+@settings(max_examples=20, deadline=None)
+def test_memory_and_file_learn_the_same(rewards: list[Any], discount: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stores = MemoryBandit(), SqliteBandit(Path(folder) / "b.sqlite")
+        for task, arm, quality, cost in rewards:
+            for store in stores:
+                store.add(task, arm, quality=quality, cost=cost, discount=discount)
+        memory, file = (store.state().sums for store in stores)
+
+    assert memory.keys() == file.keys()
+    for task in memory:
+        assert memory[task].keys() == file[task].keys()
+        for arm, sums in memory[task].items():
+            assert astuple(sums) == pytest.approx(astuple(file[task][arm]))
+
+
+@given(REWARDS, REWARDS)
+@settings(max_examples=30, deadline=None)
+def test_what_two_have_learned_apart_merges_into_what_one_would_have(
+    mine: list[Any], theirs: list[Any]
+) -> None:
+    one, other, both = MemoryBandit(), MemoryBandit(), MemoryBandit()
+    for store, rewards in ((one, mine), (other, theirs), (both, [*mine, *theirs])):
+        for task, arm, quality, cost in rewards:
+            store.add(task, arm, quality=quality, cost=cost, discount=1.0)
+
+    one.merge(other.state())
+
+    merged, expected = one.state().sums, both.state().sums
+    assert merged.keys() == expected.keys()
+    for task in merged:
+        assert merged[task].keys() == expected[task].keys()
+        for arm, sums in merged[task].items():
+            assert astuple(sums) == pytest.approx(astuple(expected[task][arm]))
+
+
+def test_a_state_is_saved_read_and_merged_by_any_store(store: Any, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    store.add("faq", "small", quality=1.0, cost=0.25, discount=1.0)
+    store.state().save(path)
+    again = BanditState.load(path)
+
+    store.merge(again)
+
+    assert MemoryBandit(again).sums("faq") == {"small": ArmSums(weight=1, quality=1, cost=0.25)}
+    assert store.sums("faq") == {"small": ArmSums(weight=2, quality=2, cost=0.5)}
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        '{"sums": {"faq": {"small": {"weight": -1}}}, "version": 1}',
+        '{"sums": {"faq": {"small": {"weight": 1, "quality": 2}}}, "version": 1}',
+        '{"sums": {}, "version": 2}',
+    ],
+)
+def test_a_file_that_holds_no_state_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(text)
+
+    with pytest.raises(ConfigurationError, match="expected a bandit's state in"):
+        BanditState.load(path)
 
 
 def test_threads_lose_no_reward(store: Any) -> None:
@@ -247,6 +395,48 @@ def test_what_was_learned_outlives_the_process(tmp_path: Path) -> None:
     assert again["large"][0] > again["small"][0]
 
 
+class OffTheLoop(MemoryBandit):
+    """A store that must not be asked on the thread of an event loop."""
+
+    def sums(self, task: str) -> Any:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return super().sums(task)
+
+    def add(self, *args: Any, **options: Any) -> None:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        super().add(*args, **options)
+
+
+async def test_the_asynchronous_twins_keep_the_store_off_the_event_loop() -> None:
+    learner = bandit(store=OffTheLoop())
+
+    decisions = await asyncio.gather(
+        *(learner.adecide("faq", request_id=str(n)) for n in range(50))
+    )
+    taken = await asyncio.gather(
+        *(learner.areward(each.request_id, quality=1.0) for each in decisions)
+    )
+
+    assert all(taken)
+    assert len(learner.log) == 50
+
+
+def test_threads_that_decide_and_reward_lose_nothing() -> None:
+    learner = bandit()
+
+    def work(name: str) -> None:
+        for number in range(50):
+            learner.decide("faq", request_id=f"{name}{number}")
+            assert learner.reward(f"{name}{number}", quality=1.0)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
+
+    assert (len(learner.log), learner.expired) == (200, 0)
+
+
 def test_a_store_that_fails_leads_to_the_baseline_and_is_counted(tmp_path: Path) -> None:
     broken = tmp_path / "b.sqlite"
     broken.write_bytes(b"no database at all, but long enough to be looked at as one" * 50)
@@ -279,13 +469,45 @@ async def test_it_chooses_the_tier_of_a_cascade() -> None:
 
     question = "Write a Python function that sorts a list."
     config: Any = {"metadata": {"request_id": "r1"}}
-    answers = [cascade.invoke(question, config).text]
-    answers += [answer.text for answer in await asyncio.gather(
+    answers = [str(cascade.invoke(question, config).text)]
+    answers += [str(answer.text) for answer in await asyncio.gather(
         *(cascade.ainvoke(question) for _ in range(20))
     )]  # fmt: skip
 
     assert answers.count("small") > 15
     assert learner.reward("r1", quality=1.0)
+
+
+async def test_asynchronous_graphs_ask_for_the_kind_without_blocking() -> None:
+    class OnlyAsync:
+        def classify(self, question: str) -> Any:
+            raise AssertionError("the event loop would be blocked")
+
+        async def aclassify(self, question: str) -> TaskMatch:
+            return TaskMatch(task="code", likeness=1.0, margin=1.0, reason="told")
+
+    learner = bandit(tells_task=OnlyAsync())
+    models = {arm: ScriptedModel([arm], when_exhausted="repeat_last") for arm in ARMS}
+    cascade = Cascade([Tier(arm, models[arm]) for arm in ARMS], start=learner)
+
+    await cascade.ainvoke("Sort it.", {"metadata": {"request_id": "a"}})
+
+    assert await learner.areward("a", quality=1.0)
+    assert [decision.task for decision in learner.log] == ["code"]
+
+
+def test_a_request_that_no_reward_can_name_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    learner = bandit()
+
+    for _ in range(3):
+        learner([HumanMessage("When do you open?")], {})
+
+    assert [record.getMessage()[:34] for record in caplog.records] == [
+        "a request without `request_id` in "
+    ]
+    assert learner.expired == 0
 
 
 # --- what the log tells ---------------------------------------------------------------------------
@@ -348,9 +570,40 @@ def test_a_log_that_tells_nothing_is_refused() -> None:
         quality=1.0,
     )
 
+    like_it = replace(shadow, arm="large", propensities={"large": 1.0}, shadow=True)
     with pytest.raises(ConfigurationError, match="no decision with a reward"):
         evaluate_policy([], by_difficulty)
+    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
+        evaluate_policy([like_it], by_difficulty)
     with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
         evaluate_policy([shadow], by_difficulty)
     with pytest.raises(ConfigurationError, match="estimator is 'ips', 'snips' or 'dr'"):
         evaluate_policy(logged(5), by_difficulty, estimator="best")  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_log_in_shadow_mode_is_told_even_where_it_decided_for_the_baseline() -> None:
+    learner = bandit(mode="shadow")
+    play(learner, 50, {"small": 0.5, "large": 0.5})
+    agreed = [decision for decision in learner.log if decision.arm == decision.served]
+
+    assert agreed
+    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
+        evaluate_policy(agreed, by_difficulty)
+
+
+def test_what_the_log_could_not_have_served_is_told() -> None:
+    log = [replace(each, propensities={"small": 0.0, "large": 1.0}) for each in logged(200)]
+    large = [each for each in log if each.served == "large"]
+
+    value = evaluate_policy(large, lambda _: {"small": 0.25, "large": 0.75})
+
+    assert value.unsupported == pytest.approx(0.25)
+    assert evaluate_policy(large, lambda _: {"large": 1.0}).unsupported == 0
+    with pytest.raises(ConfigurationError, match="nothing that the policy would have chosen"):
+        evaluate_policy(large, lambda _: {"small": 1.0})
+
+
+@pytest.mark.parametrize("shares", [{}, {"large": 0.5}, {"small": -0.5, "large": 1.5}])
+def test_a_policy_whose_probabilities_do_not_add_up_is_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="probabilities that add up to 1"):
+        evaluate_policy(logged(20), lambda _: shares)

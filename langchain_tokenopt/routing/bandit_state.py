@@ -1,0 +1,107 @@
+"""What a bandit has learned: discounted sums for each task and arm, which merge and are kept."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+from uuid import uuid4
+
+from pydantic import TypeAdapter, ValidationError
+
+from langchain_tokenopt.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmSums:
+    """Discounted sums over the rewards of one arm."""
+
+    weight: float = 0.0
+    """How many rewards they are worth."""
+    quality: float = 0.0
+    cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no rewards add up to."""
+        # A little more than the weight is what rounding makes of rewards that are all 1.
+        if not (0 <= self.quality <= self.weight * (1 + 1e-9) < float("inf") and self.cost >= 0):
+            message = (
+                "expected a finite weight, a quality from 0 to the weight and a cost not below 0, "
+                f"got {self.weight}, {self.quality} and {self.cost}"
+            )
+            raise ConfigurationError(message)
+
+    def aged(self, discount: float) -> "ArmSums":
+        """Return the sums when a reward came since."""
+        return ArmSums(
+            weight=self.weight * discount,
+            quality=self.quality * discount,
+            cost=self.cost * discount,
+        )
+
+    def __add__(self, other: "ArmSums") -> "ArmSums":
+        """Return the sums over the rewards of both."""
+        return ArmSums(
+            weight=self.weight + other.weight,
+            quality=self.quality + other.quality,
+            cost=self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BanditState:
+    """All that a bandit has learned: sums by task and arm, those over all tasks under "".
+
+    >>> one = BanditState(sums={"faq": {"small": ArmSums(weight=2.0, quality=1.0)}})
+    >>> one.merged(one).sums["faq"]["small"].weight
+    4.0
+    """
+
+    sums: Mapping[str, Mapping[str, ArmSums]] = field(default_factory=lambda: MappingProxyType({}))
+    version: Literal[1] = 1
+
+    def merged(self, other: "BanditState") -> "BanditState":
+        """Return what both have learned, of different rewards: what both have seen counts twice."""
+        tasks = dict.fromkeys([*self.sums, *other.sums])
+        return BanditState(sums={task: self._together(other, task) for task in tasks})
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; who reads the file meanwhile gets the old state or the new one."""
+        beside = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            with beside.open("xb") as file:
+                file.write(_CODEC.dump_json(self, indent=2) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "BanditState":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigurationError: The file holds no state.
+        """
+        try:
+            return _CODEC.validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            message = (
+                f"expected a bandit's state in {path}, got {where}: {first['msg']}; "
+                "write one with `state().save`"
+            )
+            raise ConfigurationError(message) from error
+
+    def _together(self, other: "BanditState", task: str) -> dict[str, ArmSums]:
+        mine, theirs = self.sums.get(task, {}), other.sums.get(task, {})
+        return {
+            arm: mine.get(arm, ArmSums()) + theirs.get(arm, ArmSums())
+            for arm in dict.fromkeys([*mine, *theirs])
+        }
+
+
+_CODEC = TypeAdapter(BanditState)
