@@ -2,10 +2,10 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
@@ -44,6 +44,41 @@ class TaskProfile:
             )
             raise ConfigurationError(message)
 
+    def estimate(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        models: Mapping[str, str],
+        price: TokenPrice,
+        lengths: "TaskLengths | None" = None,
+        tools: Sequence[Any] = (),
+    ) -> dict[str, "CostEstimate"]:
+        """Return what a request of this kind is expected to cost at each tier.
+
+        Args:
+            messages: The request.
+            models: The model's name by tier.
+            price: Where prices come from.
+            lengths: What was learned of answers.
+            tools: Those that the request offers; they are input too.
+
+        >>> from langchain_core.messages import HumanMessage
+        >>> faq = TaskProfile(name="faq", examples=("When?",), output_tokens=100)
+        >>> known = {"gpt-5-mini": 1, "gpt-5.1": 5}
+        >>> def price(model, read, written):
+        ...     return Decimal(known[model] * (read + 4 * written)) / 1_000_000
+        >>> models = {"small": "gpt-5-mini", "large": "gpt-5.1"}
+        >>> at = faq.estimate([HumanMessage("When do you open?")], models=models, price=price)
+        >>> at["small"].cost, at["large"].cost
+        (Decimal('0.000412'), Decimal('0.00206'))
+        """
+        return {
+            tier: estimate_cost(
+                messages, self, model=model, price=price, lengths=lengths, tools=tools
+            )
+            for tier, model in models.items()
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
@@ -51,7 +86,8 @@ class CostEstimate:
 
     model: str
     input_tokens: int
-    """Counted, or estimated where the model's vocabulary is not known."""
+    input_estimated: bool
+    """Whether the input is an estimate too: the model's vocabulary is not known here."""
     output_tokens: int
     """An estimate."""
     seen: int
@@ -76,6 +112,8 @@ class TaskLengths:
 
     def observe(self, task: str, model: str, output_tokens: int) -> None:
         """Take in how long an answer was."""
+        if output_tokens < 0:
+            raise ConfigurationError(f"output_tokens is not below 0, got {output_tokens}")
         with self._lock:
             sums = self._sums[task, model]
             sums[0] += output_tokens
@@ -95,6 +133,7 @@ def estimate_cost(
     model: str,
     price: TokenPrice,
     lengths: TaskLengths | None = None,
+    tools: Sequence[Any] = (),
 ) -> CostEstimate:
     """Return what a request of this kind is expected to cost at a model.
 
@@ -104,6 +143,7 @@ def estimate_cost(
         model: The model's name.
         price: Where the price comes from.
         lengths: What was learned of answers.
+        tools: Those that the request offers.
 
     >>> from langchain_core.messages import HumanMessage
     >>> profile = TaskProfile(name="faq", examples=("When?",), output_tokens=100)
@@ -113,11 +153,13 @@ def estimate_cost(
     >>> estimate.output_tokens, estimate.cost
     (100, Decimal('0.000412'))
     """
-    read = counter_for(model).count_messages(messages)
+    counter = counter_for(model)
+    read = counter.count_messages(messages, tools=tools)
     written, seen = (lengths or TaskLengths()).expected(profile, model)
     return CostEstimate(
         model=model,
         input_tokens=read,
+        input_estimated=counter.estimated,
         output_tokens=written,
         seen=seen,
         cost=price(model, read, written),

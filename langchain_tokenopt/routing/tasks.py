@@ -1,6 +1,5 @@
 """Tells what kind of task a question is, by its likeness to examples; or says that it cannot."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,6 +16,8 @@ from langchain_tokenopt.routing.cascade_state import Route
 from langchain_tokenopt.routing.profiles import TASKS, TaskProfile
 
 _NEAREST = 3
+_LEAST = 0.05
+"""A closeness that nothing is divided by less than: examples that have nothing in common."""
 _Table: TypeAlias = NDArray[np.float64]
 
 
@@ -36,14 +37,16 @@ class TaskMatch:
 class TaskClassifier:
     """Finds the kind of a task by the nearest examples, and abstains where they do not tell.
 
-    The bounds of likeness and margin are fitted when it is first used, from the examples
-    themselves: each is classified by the others, and bounds are set so that the share `abstain` of
-    them would have fallen below.
+    A question is left undecided if it is not like any kind, is less like its kind than the kind's
+    examples are like each other, or is as much like another kind. The three bounds are fitted when
+    they are first needed, from the examples themselves: each is classified by the others, and a
+    bound is set so that the share `abstain` of them would have fallen below. Questions vary more
+    than examples: expect more of them undecided, and some of a kind that nobody described decided.
 
     Args:
         embeddings: Of questions and examples.
         profiles: The kinds; at least two, with three examples each.
-        abstain: Share of questions of the known kinds that may be left undecided, from each bound.
+        abstain: Share of examples that each bound may leave undecided.
 
     >>> from langchain_tokenopt.embeddings import StaticEmbeddings
     >>> classifier = TaskClassifier(StaticEmbeddings())
@@ -79,7 +82,6 @@ class TaskClassifier:
         )
         self._names = names
         self._fitted: _Fitted | None = None
-        self._lock = threading.Lock()
 
     def classify(self, question: str) -> TaskMatch:
         """Return the kind of one question."""
@@ -87,7 +89,9 @@ class TaskClassifier:
 
     def classify_all(self, questions: Sequence[str]) -> list[TaskMatch]:
         """Return the kind of each question."""
-        fitted = self._fit()
+        if not questions:
+            return []
+        fitted = self._fitted or self._fit(self._embeddings.embed_documents(self._texts))
         return self._matches(fitted, _unit(self._embeddings.embed_documents(list(questions))))
 
     async def aclassify(self, question: str) -> TaskMatch:
@@ -96,30 +100,32 @@ class TaskClassifier:
 
     async def aclassify_all(self, questions: Sequence[str]) -> list[TaskMatch]:
         """Do what `classify_all` does without blocking the event loop."""
-        if self._fitted is None:
-            self._fit_with(await self._embeddings.aembed_documents(self._texts))
+        if not questions:
+            return []
+        fitted = self._fitted or self._fit(await self._embeddings.aembed_documents(self._texts))
         vectors = await self._embeddings.aembed_documents(list(questions))
-        return self._matches(self._fit(), _unit(vectors))
+        return self._matches(fitted, _unit(vectors))
 
-    def _fit(self) -> "_Fitted":
-        if self._fitted is None:
-            self._fit_with(self._embeddings.embed_documents(self._texts))
-        if self._fitted is None:
-            raise RuntimeError("the examples were not embedded")
-        return self._fitted
-
-    def _fit_with(self, vectors: Sequence[Sequence[float]]) -> None:
+    def _fit(self, vectors: Sequence[Sequence[float]]) -> "_Fitted":
         examples = _unit(vectors)
         likeness = examples @ examples.T
         np.fill_diagonal(likeness, -np.inf)  # each by the others
         scores = self._scores(likeness)
-        best = scores.argmax(axis=1)
-        right = best == self._kinds
+        own = scores[np.arange(len(self._kinds)), self._kinds]
+        closeness = np.array(
+            [max(np.median(own[self._kinds == kind]), _LEAST) for kind in range(len(self._names))]
+        )
+        right = scores.argmax(axis=1) == self._kinds
         ranked = np.sort(scores, axis=1)
-        found = ranked[right, -1], ranked[right, -1] - ranked[right, -2]
-        bounds = [float(np.quantile(each, self._abstain)) if each.size else 1.0 for each in found]
-        with self._lock:
-            self._fitted = _Fitted(examples, *bounds)
+        found = own, own / closeness[self._kinds], ranked[:, -1] - ranked[:, -2]
+        bounds = [self._bound(each[right]) for each in found]
+        # Fitted twice at once is the same twice.
+        self._fitted = _Fitted(examples, closeness, *bounds)
+        return self._fitted
+
+    def _bound(self, values: _Table) -> float:
+        """Return what `abstain` of the values are below; without values, what nothing reaches."""
+        return float(np.quantile(values, self._abstain)) if values.size else np.inf
 
     def _scores(self, likeness: _Table) -> _Table:
         """Return the mean of the nearest examples of each kind, by question and kind."""
@@ -137,8 +143,11 @@ class TaskClassifier:
         order = np.argsort(scores)[::-1]
         name, likeness = self._names[order[0]], float(scores[order[0]])
         margin = likeness - float(scores[order[1]])
-        if likeness < fitted.least_likeness:
-            task, reason = None, f"like no kind: {likeness:.2f} to {name}"
+        closeness = float(fitted.closeness[order[0]])
+        alike = likeness >= fitted.least_likeness
+        if not alike or likeness / closeness < fitted.least_share:
+            reason = f"like no kind: {likeness:.2f} to {name}, whose examples have {closeness:.2f}"
+            task = None
         elif margin < fitted.least_margin:
             task, reason = None, f"as much like {name} as like {self._names[order[1]]}"
         else:
@@ -149,7 +158,11 @@ class TaskClassifier:
 @dataclass(frozen=True, slots=True)
 class _Fitted:
     examples: _Table
+    closeness: _Table
+    """How alike the examples of each kind are among themselves."""
     least_likeness: float
+    least_share: float
+    """Of the closeness."""
     least_margin: float
 
 

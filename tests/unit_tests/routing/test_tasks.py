@@ -1,9 +1,12 @@
 """Kinds of tasks: how they are told, what they cost, and where they start."""
 
+import math
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 
@@ -18,6 +21,7 @@ from langchain_tokenopt.routing.profiles import (
 )
 from langchain_tokenopt.routing.tasks import TaskClassifier, by_task
 from langchain_tokenopt.testing import ScriptedModel
+from langchain_tokenopt.tokens import counter_for
 
 CLASSIFIER = TaskClassifier(StaticEmbeddings())
 
@@ -59,6 +63,62 @@ def test_many_questions_are_embedded_at_once() -> None:
 
     assert len(matches) == 10
     assert Counting.calls == 2  # the examples, and the questions
+
+
+async def test_no_questions_have_no_kinds() -> None:
+    assert CLASSIFIER.classify_all([]) == []
+    assert await CLASSIFIER.aclassify_all([]) == []
+
+
+class InAPlane(Embeddings):
+    """Embeds a number of degrees as the point at that angle."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        turns = [math.radians(float(text)) for text in texts]
+        return [[math.cos(turn), math.sin(turn)] for turn in turns]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+def angles(name: str, *degrees: float) -> TaskProfile:
+    return TaskProfile(name=name, examples=tuple(map(str, degrees)))
+
+
+def test_a_narrow_kind_takes_only_what_is_as_close_as_its_examples() -> None:
+    wide = angles("wide", 90, 110, 130, 150, 170)
+    narrow = angles("narrow", 0, 1, 2, 3, 4)
+    classifier = TaskClassifier(InAPlane(), [wide, narrow])
+
+    assert classifier.classify("2.5").task == "narrow"
+    near = classifier.classify("-40")  # nearer than the outermost of `wide` are to the others
+    assert (near.task, near.reason[:12]) == (None, "like no kind")
+    assert classifier.classify("140").task == "wide"
+
+
+def test_what_is_between_two_kinds_is_left_undecided() -> None:
+    kinds = [angles("left", 150, 160, 170, 180), angles("right", 0, 10, 20, 30)]
+    classifier = TaskClassifier(InAPlane(), kinds)
+
+    between = [classifier.classify(str(degrees)) for degrees in (88, 90, 92)]
+
+    assert [match.task for match in between] == [None, None, None]
+
+
+@pytest.mark.parametrize("abstain", [0.0, 0.2])
+def test_examples_that_do_not_tell_kinds_apart_decide_nothing(abstain: float) -> None:
+    kinds = [angles("odd", 1, 3, 5, 7), angles("even", 0, 2, 4, 6)]
+    classifier = TaskClassifier(InAPlane(), kinds, abstain=abstain)
+
+    matches = classifier.classify_all([str(degrees) for degrees in range(60, 120, 10)])
+
+    assert {match.task for match in matches} == {None}
+
+
+@pytest.mark.parametrize("abstain", [-0.1, 1.0])
+def test_a_share_to_abstain_that_is_none_is_refused(abstain: float) -> None:
+    with pytest.raises(ConfigurationError, match="abstain is a share"):
+        TaskClassifier(StaticEmbeddings(), abstain=abstain)
 
 
 def test_profiles_of_ones_own_are_told_apart() -> None:
@@ -110,6 +170,57 @@ def test_a_cost_is_counted_input_and_expected_output() -> None:
     assert after.cost == Decimal(after.input_tokens + 300)
     unknown = estimate_cost(asked, profile, model="unknown", price=price)
     assert unknown.cost is None
+
+
+def test_an_estimate_names_each_tier_and_says_what_of_it_is_estimated() -> None:
+    asked = [HumanMessage("Is it spam?")]
+    models = {"small": "gpt-5-mini", "large": "claude-sonnet-4-5", "new": "unknown"}
+
+    at = TASKS[0].estimate(asked, models=models, price=price)
+
+    assert list(at) == ["small", "large", "new"]
+    assert {tier: each.input_estimated for tier, each in at.items()} == {
+        tier: counter_for(model).estimated for tier, model in models.items()
+    }
+    assert at["large"].input_estimated
+    assert at["large"].cost == Decimal(at["large"].input_tokens + 10 * TASKS[0].output_tokens)
+    assert at["new"].cost is None
+
+
+def test_tools_that_are_offered_are_input() -> None:
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "query",
+            "description": "Query the table of orders.",
+            "parameters": {"type": "object", "properties": {"sql": {"type": "string"}}},
+        },
+    }
+    asked, models = [HumanMessage("How many?")], {"small": "gpt-5-mini"}
+
+    plain = TASKS[0].estimate(asked, models=models, price=price)["small"]
+    offered = TASKS[0].estimate(asked, models=models, price=price, tools=[tool])["small"]
+
+    assert offered.input_tokens > plain.input_tokens
+
+
+@given(st.lists(st.integers(0, 5_000), min_size=1, max_size=50))
+def test_lengths_are_the_mean_of_what_was_seen_in_any_order(seen: list[int]) -> None:
+    there, back = TaskLengths(), TaskLengths()
+    for tokens in seen:
+        there.observe("code", "gpt-5-mini", tokens)
+    for tokens in reversed(seen):
+        back.observe("code", "gpt-5-mini", tokens)
+    profile = TaskProfile(name="code", examples=("Sort it.",))
+
+    assert there.expected(profile, "gpt-5-mini") == back.expected(profile, "gpt-5-mini")
+    assert there.expected(profile, "gpt-5-mini") == (round(sum(seen) / len(seen)), len(seen))
+    assert there.expected(profile, "gpt-5.1") == (profile.output_tokens, 0)
+
+
+def test_a_length_below_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="not below 0, got -1"):
+        TaskLengths().observe("code", "gpt-5-mini", -1)
 
 
 def model_of(name: str) -> ScriptedModel:
