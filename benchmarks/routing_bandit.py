@@ -15,8 +15,9 @@ small one. Target: never more than 1% below the better of both models.
 Regret is against the better model of each domain, which nobody knows before: the price of trying.
 "Swapped" changes the models' places half-way, with `discount` as shipped, stronger and without.
 The last table asks whether `evaluate_policy` tells from the log of a served `TierBandit` what other
-policies would have earned. Intervals are 95% over the orders. Neither the rule of the budget nor
-the discounting was chosen on these orders. Needs `--data` or TOKENOPT_DATA.
+policies would have earned. Intervals are 95% over the orders. The rule of the budget was chosen
+among eight, and the discounting among two, on other orders of the same questions. Needs `--data`
+or TOKENOPT_DATA.
 """
 
 import argparse

@@ -285,12 +285,12 @@ class TierBandit:
         return Route(tier=decision.served, reason=said)
 
     def _beliefs(self, task: str) -> list[Belief]:
-        overall = self._store.sums("")
-        own = self._store.sums(task) if task else overall
+        everywhere = self._store.sums("")
+        own = self._store.sums(task) if task else everywhere
         return [
             Belief.of(
                 own.get(arm, ArmSums()),
-                overall.get(arm, ArmSums()) if task else ArmSums(),
+                everywhere.get(arm, ArmSums()) if task else ArmSums(),
                 price_weight=self._price_weight,
             )
             for arm in self._arms
@@ -304,7 +304,8 @@ class TierBandit:
             arm == self._baseline or self._floor is None or each.upper_quality >= self._floor
             for arm, each in zip(self._arms, beliefs, strict=True)
         ]
-        return self._budget.kept(best_shares(values, allowed), values, baseline=base)
+        gained = np.array([each.likely_gain(beliefs[base]) for each in beliefs])
+        return self._budget.kept(best_shares(values, allowed), values, gained, baseline=base)
 
     def _id_of(self, config: RunnableConfig) -> str | None:
         told = (config.get("metadata") or {}).get("request_id")

@@ -29,7 +29,7 @@ class Belief:
 
     @classmethod
     def of(cls, own: ArmSums, overall: ArmSums, *, price_weight: float) -> "Belief":
-        """Return what the rewards of a task and those of all tasks together say."""
+        """Return what the rewards of a task say, and those of all tasks where it has few."""
         borrowed = min(overall.weight, _BORROWED)
         mean = (overall.quality + 1) / (overall.weight + 2)
         cost, weight = (own.cost, own.weight) if own.weight else (overall.cost, overall.weight)
@@ -60,6 +60,11 @@ class Belief:
         """The quality that it surely does not exceed, 19 times in 20."""
         return self.quality + _CONFIDENT * self.deviation
 
+    def likely_gain(self, baseline: "Belief") -> float:
+        """Return what it gains over the baseline less half a deviation; 0 if that is nothing."""
+        doubt = float(np.hypot(self.deviation, baseline.deviation)) / 2
+        return max(self.value - baseline.value - doubt, 0.0)
+
     def drawn(self, rng: np.random.Generator, draws: int) -> Vector:
         """Return draws of the value."""
         return np.asarray(rng.beta(self.good, self.bad, draws) - self.price)
@@ -78,25 +83,29 @@ def best_shares(values: Vector, allowed: Sequence[bool]) -> Vector:
 class LossBudget:
     """What may still be lost against the baseline, in right answers.
 
-    Each request adds the share `allowed` of the baseline's value and half of the gain that is
-    hoped for, and takes out what is risked, all as the draws have it.
+    Each request adds the share `allowed` of the baseline's value and what is likely gained, and
+    takes out what is risked.
     """
 
     def __init__(self, allowed: float) -> None:
         self._allowed = allowed
         self._left = 0.0
 
-    def kept(self, shares: Vector, values: Vector, *, baseline: int) -> Vector:
-        """Return shares of which the baseline has what trying the others would risk too much."""
-        gains = values - values[:, [baseline]]
-        risks = np.maximum(-gains, 0.0).mean(axis=0)
-        allowance = self._allowed * max(float(values[:, baseline].mean()), 0.0)
-        room = self._left + allowance
-        expected = float(shares @ risks)
-        if expected > room:
-            shares = shares * (room / expected)
-            shares[baseline] += 1 - shares.sum()
-        # Hopes come true less often than draws have it; what is risked is paid for in full.
-        hoped = np.maximum(gains, 0.0).mean(axis=0) / 2
-        self._left = min(room + float(shares @ (hoped - risks)), _MOST_SAVED)
+    def kept(self, shares: Vector, values: Vector, gained: Vector, *, baseline: int) -> Vector:
+        """Return shares of which the baseline has what trying the others would risk too much.
+
+        Args:
+            shares: How often each arm would be chosen.
+            values: Draws of the arms' values, by draw and arm.
+            gained: What each arm likely gains over the baseline.
+            baseline: Which arm it is.
+        """
+        risks = np.maximum(values[:, [baseline]] - values, 0.0).mean(axis=0)
+        room = self._left + self._allowed * max(float(values[:, baseline].mean()), 0.0)
+        risked = float(shares @ risks)
+        if risked > room:
+            kept = room / risked
+            shares, risked = shares * kept, room
+            shares[baseline] += 1 - kept
+        self._left = min(room - risked + float(shares @ gained), _MOST_SAVED)
         return np.asarray(shares / shares.sum())

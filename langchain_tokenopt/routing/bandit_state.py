@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 from uuid import uuid4
 
@@ -58,7 +57,7 @@ class BanditState:
     4.0
     """
 
-    sums: Mapping[str, Mapping[str, ArmSums]] = field(default_factory=lambda: MappingProxyType({}))
+    sums: Mapping[str, Mapping[str, ArmSums]] = field(default_factory=dict)
     version: Literal[1] = 1
 
     def merged(self, other: "BanditState") -> "BanditState":

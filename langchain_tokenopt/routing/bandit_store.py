@@ -125,8 +125,6 @@ class SqliteBandit:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as file:
-                file.execute("PRAGMA journal_mode = WAL")
-                file.execute("PRAGMA synchronous = NORMAL")
                 with file:
                     file.execute(_SCHEMA)
                     yield file

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import random
+import statistics
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,23 @@ def test_the_baseline_stays_where_it_is_better() -> None:
     served = play(bandit(), 3_000, {"small": 0.3, "large": 0.9})
 
     assert served[-500:].count("large") > 450
+
+
+def tried_of(allowed: float, quality: dict[str, float]) -> float:
+    runs = [
+        play(bandit(allowed_loss=allowed, seed=seed), 500, quality, seed=seed) for seed in range(8)
+    ]
+    return statistics.mean(served.count("small") for served in runs)
+
+
+def test_nothing_is_tried_where_nothing_may_be_lost() -> None:
+    assert tried_of(0.0, {"small": 0.9, "large": 0.1}) == 0
+
+
+def test_less_is_tried_where_less_may_be_lost() -> None:
+    quality = {"small": 0.3, "large": 0.7}
+
+    assert 0 < tried_of(0.002, quality) < 0.6 * tried_of(10.0, quality)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(0, 1_000))
@@ -337,6 +355,16 @@ def test_a_state_is_saved_read_and_merged_by_any_store(store: Any, tmp_path: Pat
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+def test_a_state_that_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
+    taken = tmp_path / "state.json"
+    (taken / "inside").mkdir(parents=True)
+
+    with pytest.raises(OSError, match=r"state\.json"):
+        BanditState().save(taken)
+
+    assert list(tmp_path.iterdir()) == [taken]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -366,6 +394,21 @@ def test_threads_lose_no_reward(store: Any) -> None:
         thread.join()
 
     assert store.sums("faq")["small"].weight == 200
+
+
+def test_threads_that_open_a_new_file_together_lose_no_reward(tmp_path: Path) -> None:
+    for number in range(10):
+        path, ready = tmp_path / f"{number}.sqlite", threading.Barrier(8)
+
+        def add(path: Path = path, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            SqliteBandit(path).add("faq", "small", quality=1.0, cost=0.0, discount=1.0)
+
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(add) for _ in range(8)]:
+                done.result()
+
+        assert SqliteBandit(path).sums("faq")["small"].weight == 8
 
 
 def _add_in_a_process(path: str) -> None:

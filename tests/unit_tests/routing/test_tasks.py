@@ -1,6 +1,7 @@
 """Kinds of tasks: how they are told, what they cost, and where they start."""
 
 import math
+import string
 from decimal import Decimal
 from typing import Any
 
@@ -96,13 +97,26 @@ def test_a_narrow_kind_takes_only_what_is_as_close_as_its_examples() -> None:
     assert classifier.classify("140").task == "wide"
 
 
-def test_what_is_between_two_kinds_is_left_undecided() -> None:
-    kinds = [angles("left", 150, 160, 170, 180), angles("right", 0, 10, 20, 30)]
-    classifier = TaskClassifier(InAPlane(), kinds)
+class OfLetters(Embeddings):
+    """Embeds a word as the sum of its letters, each of which has a direction of its own."""
 
-    between = [classifier.classify(str(degrees)) for degrees in (88, 90, 92)]
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[float(letter in text) for letter in string.ascii_lowercase] for text in texts]
 
-    assert [match.task for match in between] == [None, None, None]
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+def test_what_is_as_much_like_two_kinds_is_left_undecided() -> None:
+    kinds = [
+        TaskProfile(name="a", examples=("ap", "aq", "ar", "as")),
+        TaskProfile(name="b", examples=("bt", "bu", "bv", "bw")),
+    ]
+
+    matches = TaskClassifier(OfLetters(), kinds).classify_all(["a", "b", "ab"])
+
+    assert [match.task for match in matches] == ["a", "b", None]
+    assert matches[2].reason.startswith("as much like")
 
 
 @pytest.mark.parametrize("abstain", [0.0, 0.2])
