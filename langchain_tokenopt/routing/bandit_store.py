@@ -124,9 +124,9 @@ class SqliteBandit:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as file:
-                with file:
-                    file.execute(_SCHEMA)
-                    yield file
+            # No write-ahead log: switching a new file to it does not wait for others that open it.
+            with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as file, file:
+                file.execute(_SCHEMA)
+                yield file
         except sqlite3.Error as error:
             raise StoreError(f"the bandit's file {self._path} failed: {error}") from error
