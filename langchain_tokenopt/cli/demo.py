@@ -196,16 +196,23 @@ def _live(chosen: argparse.Namespace, calls: Sequence[LoggedCall], console: Cons
     if not os.environ.get("OPENAI_API_KEY"):
         message = "--live needs OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint), not set"
         raise ConfigurationError(message)
-    models = {call.model for call in calls}
-    if chosen.small and len(models) != 1:
-        message = f"--small needs a log with one model, got {sorted(models)}"
+    named = {call.model for call in calls}
+    if chosen.small and len(named) != 1:
+        message = f"--small needs a log with one model, got {sorted(named)}"
         raise ConfigurationError(message)
-    cascade = (chosen.small, *models) if chosen.small else ()
+    cascade = (chosen.small, *named) if chosen.small else ()
     sent = sum(counter_for(call.model).count_messages(call.messages) for call in calls)
-    steps = 3 if cascade else 2
+
+    def models(name: str) -> ChatOpenAI:
+        return ChatOpenAI(model=name)
+
+    before_cascade = len(steps_for(models, cascade=()))
+    in_cascade = len(steps_for(models, cascade=cascade)) - before_cascade
+    times = before_cascade + len(cascade) * in_cascade  # a step may ask each model of the cascade
+    asked = ", ".join(sorted({*named, *cascade}))
     question = (
-        f"Send {len(calls)} requests up to {steps} times to {', '.join(sorted(models))}: about "
-        f"{sent * steps:,} input tokens at most. Go on?"
+        f"Send {len(calls)} requests up to {times} times to {asked}: about {sent * times:,} input "
+        "tokens at most. Go on?"
     )
     if not chosen.yes and not Confirm.ask(question, console=console, default=False):
         raise ConfigurationError("nothing was sent; answer yes or pass --yes to go on")
@@ -213,9 +220,7 @@ def _live(chosen: argparse.Namespace, calls: Sequence[LoggedCall], console: Cons
         "Real: requests, answers, tokens and latency are your endpoint's.",
         "Computed: dollars are list prices of the genai-prices snapshot, not your bill.",
     )
-    return _Source(
-        models=lambda name: ChatOpenAI(model=name), calls=calls, cascade=cascade, notes=notes
-    )
+    return _Source(models=models, calls=calls, cascade=cascade, notes=notes)
 
 
 def _models(url: str, key: SecretStr, **parameters: Any) -> ModelFactory:

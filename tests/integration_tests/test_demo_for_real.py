@@ -10,6 +10,7 @@ from rich.console import Console
 from langchain_tokenopt.cli.demo import run
 from langchain_tokenopt.cli.main import parser_of
 from langchain_tokenopt.demo.local_model import LOCAL_MODEL
+from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.testing import LoopbackServer
 
 WEIGHTS = Path(__file__).resolve().parents[2] / ".models" / "smollm2.gguf"
@@ -49,7 +50,26 @@ def test_live_sends_the_log_to_the_users_endpoint(
         given = ["demo", "--live", "--yes", "--log", str(log), "--small", "gpt-5-mini"]
         comparison = run(parser_of().parse_args(given), console=shown)
 
-    assert [r.model_calls for r in comparison.results] == [5, 1, 1]
+    assert [r.model_calls for r in comparison.results] == [5, 1, 1, 1]
     assert comparison.plain.outcomes[0].answer == "gpt-5.1 says 4"
     assert comparison.optimised.outcomes[0].answer == "gpt-5-mini says 4"
-    assert len(endpoint.requests) == 7
+    assert len(endpoint.requests) == 8
+
+
+def test_what_live_asks_names_every_request_it_may_send(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("wordllama")
+    log = tmp_path / "calls.jsonl"
+    request = {"model": "gpt-5.1", "messages": [{"role": "user", "content": "2 + 2?"}]}
+    log.write_text(json.dumps({"request": request}) + "\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    shown = io.StringIO()
+    given = ["demo", "--live", "--log", str(log), "--small", "gpt-5-mini"]
+
+    with pytest.raises(ConfigurationError, match="nothing was sent"):
+        run(parser_of().parse_args(given), console=Console(file=shown, width=140))
+
+    # Plain, exact cache, and both models in each of the two cascades.
+    assert "1 requests up to 6 times to gpt-5-mini, gpt-5.1" in shown.getvalue()

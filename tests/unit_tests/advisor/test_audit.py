@@ -237,7 +237,8 @@ def test_what_the_techniques_add_sums_up_to_what_they_save_together(
 
 
 def test_bounds_are_no_part_of_the_combined_saving(tmp_path: Path) -> None:
-    rows = [row(n, f"Is this review positive or negative: {words(n)}?") for n in range(100)]
+    asked = "Is this review positive or negative: the"
+    rows = [row(n, f"{asked} {words(n, 2)} died after two days") for n in range(100)]
 
     plain = audit(log_of(tmp_path, rows))
     report = audit(log_of(tmp_path, rows), AuditOptions(small="gpt-5-nano"))

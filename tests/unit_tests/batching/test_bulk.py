@@ -137,7 +137,7 @@ def test_a_node_that_is_killed_half_way_loses_and_doubles_nothing(
 
     def kill() -> None:
         end = time.monotonic() + 60
-        while not list(output.glob("part-*")) and time.monotonic() < end:
+        while not list(output.glob("part-*.jsonl")) and time.monotonic() < end:
             time.sleep(0.02)
         cluster.remove_node(node, allow_graceful=False)
 
@@ -169,7 +169,7 @@ def test_a_job_that_is_killed_goes_on_where_it_was(cluster: Any, tmp_path: Path)
         stderr=subprocess.DEVNULL,
     )
     end = time.monotonic() + 60
-    while not list(output.glob("part-*")) and time.monotonic() < end and job.poll() is None:
+    while not list(output.glob("part-*.jsonl")) and time.monotonic() < end and job.poll() is None:
         time.sleep(0.02)
     os.kill(job.pid, signal.SIGKILL)
     job.wait(30)
