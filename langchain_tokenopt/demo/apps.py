@@ -76,37 +76,44 @@ def cached_step(models: ModelFactory) -> Step:
 def cascade_step(models: ModelFactory, *, small: str, large: str) -> Step:
     """Ask the small model first, and the large one where a rule or a check says so."""
     adds = f"{small} first; {large} where a rule or a check of the answer asks for it"
-    return Step(
-        name="+ cascade", adds=adds, build=lambda: _multi_tier(models, small=small, large=large)
-    )
+
+    def build() -> Application:
+        return multi_tier(models, (small, large), exact=True)
+
+    return Step(name="+ cascade", adds=adds, build=build)
 
 
 def likeness_step(models: ModelFactory, *, small: str, large: str) -> Step:
     """Serve questions that mean the same before any model is asked."""
+    adds = "a question that means the same as one before shares its answer"
 
     def build() -> Application:
-        embeddings = StaticEmbeddings()
-        embeddings.embed_query("ready?")  # loads the weights before the first request
-        similar = SemanticCache(embeddings, max_error_rate=0.01)
-        return _multi_tier(models, small=small, large=large, similar=similar)
+        return multi_tier(models, (small, large), exact=True, like=True)
 
-    adds = "a question that means the same as one before shares its answer"
     return Step(name="+ like questions", adds=adds, build=build)
 
 
-def _multi_tier(
-    models: ModelFactory, *, small: str, large: str, similar: SemanticCache | None = None
+def multi_tier(
+    models: ModelFactory, names: Sequence[str], *, exact: bool = False, like: bool = False
 ) -> Application:
+    """Return the multi-tier graph as an application.
+
+    Args:
+        models: Makes each model.
+        names: Of the models, the cheapest first.
+        exact: Whether a request seen before, or in flight, is asked once.
+        like: Whether questions that mean the same share an answer (extra `local`).
+    """
     in_flight = MemoryCache()
-    tiers = [
-        Tier("small", CachedChatModel(models(small), cache=in_flight)),
-        Tier("large", CachedChatModel(models(large), cache=in_flight)),
-    ]
+
+    def model(name: str) -> BaseChatModel:
+        return CachedChatModel(models(name), cache=in_flight) if exact else models(name)
+
     graph: Any = create_multi_tier(
-        tiers,
-        cache=MemoryCache(),
-        similar=similar,
-        rules=[mentions("together", "express delivery", tier="large")],
+        [Tier(name, model(name)) for name in names],
+        cache=MemoryCache() if exact else None,
+        similar=_similar() if like else None,
+        rules=[mentions("together", "express delivery", tier=names[-1])],
         checks=[not_empty, not_truncated, no_refusal, equations_hold],
     ).compile()
 
@@ -115,6 +122,12 @@ def _multi_tier(
         return str(state["answer"].text)
 
     return answer
+
+
+def _similar() -> SemanticCache:
+    embeddings = StaticEmbeddings()
+    embeddings.embed_query("ready?")  # loads the weights before the first request
+    return SemanticCache(embeddings, max_error_rate=0.01)
 
 
 _NUMBER = r"\$?(-?[\d,]*\.?\d+)(%?)"
