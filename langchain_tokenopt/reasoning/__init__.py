@@ -20,6 +20,7 @@ from langchain_tokenopt.reasoning.optimize import PromptOptimizer
 from langchain_tokenopt.reasoning.optimize_result import OptimizedPrompt, Tried
 from langchain_tokenopt.reasoning.plan import Plan, SubQuestion, read_plan
 from langchain_tokenopt.reasoning.plan_prompts import plan_prompt, step_prompt
+from langchain_tokenopt.reasoning.prompt_parts import read_prompt, write_prompt
 from langchain_tokenopt.reasoning.prompting import Example, Style, chain_of_thought_prompt
 from langchain_tokenopt.reasoning.result import (
     ReasoningResult,
@@ -119,6 +120,7 @@ __all__ = [
     "inference_prompt",
     "plan_prompt",
     "read_plan",
+    "read_prompt",
     "read_thoughts",
     "selection_prompt",
     "sentences",
@@ -126,4 +128,5 @@ __all__ = [
     "tree_propose_prompt",
     "tree_score_prompt",
     "typed_equality",
+    "write_prompt",
 ]

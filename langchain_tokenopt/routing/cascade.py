@@ -8,7 +8,7 @@ from langgraph.graph import END, START, StateGraph
 
 from langchain_tokenopt.routing.attempt import Check
 from langchain_tokenopt.routing.cascade_nodes import GATE, Ask, Choose, Judge, check_cascade
-from langchain_tokenopt.routing.cascade_state import CascadeState, Chooser, Tier
+from langchain_tokenopt.routing.cascade_state import CascadeInput, CascadeState, Chooser, Tier
 from langchain_tokenopt.routing.rules import Rule
 
 CHOOSE = "choose_tier"
@@ -20,7 +20,7 @@ def create_cascade(
     checks: Sequence[Check] = (),
     rules: Sequence[Rule] = (),
     start: Chooser | None = None,
-) -> StateGraph[CascadeState]:
+) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """Return a graph that asks the tiers in order until an answer is good enough.
 
     The first rule that applies says at which tier to start, then `start`; otherwise it is the
@@ -45,7 +45,7 @@ def create_cascade(
     >>> state["answer"].text, [attempt["reason"] for attempt in state["attempts"]]
     ('four', ['the answer is empty', 'every check accepted it'])
     """
-    graph = StateGraph(CascadeState)
+    graph = StateGraph(CascadeState, input_schema=CascadeInput, output_schema=CascadeState)
     add_cascade(graph, tiers, checks=checks, rules=rules, start=start, after=END)
     graph.add_edge(START, CHOOSE)
     return graph

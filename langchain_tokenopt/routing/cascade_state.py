@@ -14,7 +14,18 @@ from langchain_tokenopt.routing.attempt import Attempt
 from langchain_tokenopt.routing.cascade_accept import Scorer
 
 
-class CascadeState(MessagesState):
+class CascadeInput(MessagesState):
+    """What a cascade is called with: `messages`, and what a graph around it may settle."""
+
+    last_tier: NotRequired[str]
+    """A tier that is not passed, whatever is thought of its answer; any of the tiers by default."""
+    ruled: NotRequired[dict[str, str]]
+    """The tier and the reason that a graph around the cascade gave; `{}` if it gave none."""
+    request: NotRequired[list[dict[str, Any]]]
+    """What the tiers are sent instead of `messages`, as plain data."""
+
+
+class CascadeState(CascadeInput):
     """State of a cascade; `messages` is the input, and gets the accepted answer only."""
 
     attempts: list[Attempt]
@@ -29,12 +40,6 @@ class CascadeState(MessagesState):
     """Why the first tier was chosen."""
     calls: list[dict[str, Any]]
     """`ModelCall`s of the current turn, the gate's among them, as plain data."""
-    last_tier: NotRequired[str]
-    """A tier that is not passed, whatever is thought of its answer; any of the tiers by default."""
-    ruled: NotRequired[dict[str, str]]
-    """The tier and the reason that a graph around the cascade gave; `{}` if it gave none."""
-    request: NotRequired[list[dict[str, Any]]]
-    """What the tiers are sent instead of `messages`, as plain data."""
 
 
 class ModelCall(TypedDict):

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from langchain_core.caches import BaseCache
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import StateGraph
+from langgraph.graph import MessagesState, StateGraph
 
 from langchain_tokenopt.accounting import (
     Budget,
@@ -122,7 +122,7 @@ class Stack:
             return model
         return CachedChatModel(model, cache=self.cache, lease=self._lease)
 
-    def graph(self) -> StateGraph[MultiTierState, MultiTierContext]:
+    def graph(self) -> StateGraph[MultiTierState, MultiTierContext, MessagesState, MultiTierState]:
         """Return the multi-tier graph, to be compiled."""
         cascade = self.settings.cascade
         in_flight = MemoryCache(tenant=current_tenant)

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.caches import BaseCache
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_tokenopt.accounting import GenaiPrices, PriceSource
 from langchain_tokenopt.routing import Check, Chooser, Rule, Tier
@@ -39,7 +39,7 @@ def create_multi_tier(
     checks: Sequence[Check] = (),
     start: Chooser | None = None,
     prices: PriceSource | None = None,
-) -> StateGraph[MultiTierState, MultiTierContext]:
+) -> StateGraph[MultiTierState, MultiTierContext, MessagesState, MultiTierState]:
     """Return a graph that answers from where it is cheapest; every stage but the tiers is optional.
 
     In this order: an answer to the very same conversation (`cache`); rules, which name a tier and
@@ -73,7 +73,12 @@ def create_multi_tier(
     >>> [graph.invoke(asked)["tier"] for _ in range(2)]
     ['small', 'cache']
     """
-    graph = StateGraph(MultiTierState, context_schema=MultiTierContext)
+    graph = StateGraph(
+        MultiTierState,
+        context_schema=MultiTierContext,
+        input_schema=MessagesState,
+        output_schema=MultiTierState,
+    )
     names = [tier.name for tier in tiers]
     signature = json.dumps([[tier.name, described(tier.model)] for tier in tiers])
     exact = Answers(cache, kind="cache", signature=signature) if cache is not None else None
@@ -116,6 +121,8 @@ def _wants_fresh() -> bool:
     return current_context().fresh
 
 
-def _add(graph: StateGraph[Any, Any], name: str, stage: Any, *, to: tuple[str, ...]) -> None:
+def _add(
+    graph: StateGraph[Any, Any, Any, Any], name: str, stage: Any, *, to: tuple[str, ...]
+) -> None:
     node = RunnableLambda(stage.run, afunc=stage.arun, name=name)
     graph.add_node(name, node, destinations=tuple(dict.fromkeys(to)))
