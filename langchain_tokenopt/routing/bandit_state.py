@@ -1,15 +1,14 @@
 """What a bandit has learned: discounted sums for each task and arm, which merge and are kept."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.routing.json_file import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +66,7 @@ class BanditState:
 
     def save(self, path: Path) -> None:
         """Write it as JSON; who reads the file meanwhile gets the old state or the new one."""
-        beside = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            with beside.open("xb") as file:
-                file.write(_CODEC.dump_json(self, indent=2) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_json(path, _CODEC, self)
 
     @classmethod
     def load(cls, path: Path) -> "BanditState":
@@ -84,16 +75,7 @@ class BanditState:
         Raises:
             ConfigurationError: The file holds no state.
         """
-        try:
-            return _CODEC.validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            message = (
-                f"expected a bandit's state in {path}, got {where}: {first['msg']}; "
-                "write one with `state().save`"
-            )
-            raise ConfigurationError(message) from error
+        return read_json(path, _CODEC, expected="a bandit's state", made_by="`state().save`")
 
     def _together(self, other: "BanditState", task: str) -> dict[str, ArmSums]:
         mine, theirs = self.sums.get(task, {}), other.sums.get(task, {})

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.routing.gate import GateVerdict
 from langchain_tokenopt.routing.gate_model import GateModel
+from langchain_tokenopt.routing.json_file import read_json, write_json
 from langchain_tokenopt.routing.planner import CascadePlan, Choice
 from langchain_tokenopt.routing.risk import Promise
 from langchain_tokenopt.routing.router import GainRouter
@@ -56,8 +56,8 @@ class RoutingPolicy:
         return _CODEC.dump_json(self, indent=2).decode() + "\n"
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(self.as_json(), encoding="utf-8")
+        """Write it as JSON; who reads the file meanwhile gets the old policy or the new one."""
+        write_json(path, _CODEC, self)
 
     @classmethod
     def load(cls, path: Path) -> "RoutingPolicy":
@@ -66,16 +66,7 @@ class RoutingPolicy:
         Raises:
             ConfigurationError: The file is no policy.
         """
-        try:
-            return _CODEC.validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            message = (
-                f"expected a routing policy in {path}, got {where}: {first['msg']}; "
-                "write one with `tokenopt calibrate`"
-            )
-            raise ConfigurationError(message) from error
+        return read_json(path, _CODEC, expected="a routing policy", made_by="`tokenopt calibrate`")
 
 
 _CODEC = TypeAdapter(RoutingPolicy)

@@ -366,6 +366,7 @@ def test_a_saved_policy_is_read_back_and_scores_the_same(tmp_path: Path) -> None
     again = RoutingPolicy.load(tmp_path / "policy.json")
 
     assert again == policy
+    assert (tmp_path / "policy.json").read_text() == policy.as_json()
     reloaded = replace(peer_gate(), model=again.gate_model)
     for item in held:
         verdict = reloaded.judge_again(item.draft)
