@@ -22,7 +22,6 @@ It counts and keeps by groups of messages, where the audit goes by shares of cha
 The million: a log made on the fly, in a temporary folder, packed; time and memory of one process.
 """
 
-import argparse
 import gzip
 import json
 import random
@@ -41,7 +40,7 @@ from typing import Any
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, convert_to_messages, convert_to_openai_messages
 from langchain_core.outputs import ChatGeneration
-from measure import table
+from measure import arguments, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.accounting import GenaiPrices, Usage, cost_of
@@ -95,9 +94,7 @@ class Mix:
 
 def main() -> None:
     """Print a table for each question."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    given = parser.parse_args()
+    given = arguments(__doc__)
     with tempfile.TemporaryDirectory(prefix="tokenopt-bench-") as folder:
         planted(Path(folder), logs=1 if given.quick else 60)
         demo(Path(folder))

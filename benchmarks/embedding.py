@@ -5,10 +5,8 @@ where recorded data is, the area under the curve over pairs that ask the same or
 0.5 is chance), and how often the nearest other request has the same answer.
 """
 
-import argparse
 import gzip
 import json
-import os
 import random
 import statistics
 import tempfile
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import alternate, micro, ratio, shown, table
+from measure import alternate, data_arguments, has_recorded, micro, ratio, shown, table
 
 from langchain_tokenopt.caches import MemoryStore, SqliteStore
 from langchain_tokenopt.embeddings import CachedEmbeddings, MiniLmEmbeddings, StaticEmbeddings
@@ -144,18 +142,11 @@ def qualities(folder: Path, *, limit: int | None) -> None:
 
 def main() -> None:
     """Time, then compare where the recorded data is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    parser.add_argument("--data", type=Path, default=Path(default))
-    chosen = parser.parse_args()
+    chosen = data_arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         times(rounds=3 if chosen.quick else 30, folder=Path(folder))
-    recorded = chosen.data / "cache"
-    if recorded.is_dir():
-        qualities(recorded, limit=200 if chosen.quick else None)
-    else:
-        print(f"\nno recorded data in {recorded}; point --data or TOKENOPT_DATA at it")
+    if has_recorded(chosen.data, "cache"):
+        qualities(chosen.data / "cache", limit=200 if chosen.quick else None)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ tokens: 0.25 in, 2.00 out. The policy was chosen on the first 60,000 blocks and 
 their recorded order, which are left out here.
 """
 
-import argparse
 import gzip
 import hashlib
 import heapq
 import json
 import math
-import os
 import random
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import alternate, micro, table
+from measure import alternate, data_arguments, has_recorded, micro, table
 
 from langchain_tokenopt.caches.eviction import CostAware, Eviction, Lru
 from langchain_tokenopt.caches.memory import MemoryStore
@@ -300,16 +297,11 @@ def time_taken(*, rounds: int, times: int) -> None:
 
 def main() -> None:
     """Run all where the recorded data is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    parser.add_argument("--data", type=Path, default=Path(default))
-    chosen = parser.parse_args()
+    chosen = data_arguments(__doc__)
     time_taken(rounds=3 if chosen.quick else 20, times=200 if chosen.quick else 2_000)
+    if not has_recorded(chosen.data, "cache"):
+        return
     folder = chosen.data / "cache"
-    if not folder.is_dir():
-        print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
-        sys.exit(0)
     slices, length, orders = (2, 4_000, 2) if chosen.quick else (7, 32_000, 20)
     for title, answered in (("Mooncake blocks", False), ("Answers on Mooncake blocks", True)):
         cut = blocks(folder, answered=answered, slices=slices, length=length)

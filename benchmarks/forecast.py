@@ -13,11 +13,9 @@ splits by question; the trace's later half by its earlier one. Needs `--data` or
 the recorded parts.
 """
 
-import argparse
 import gzip
 import json
 import math
-import os
 import random
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +25,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt.advisor.forecast import SpendSeries, forecast
 from langchain_tokenopt.advisor.output_length import (
@@ -309,11 +307,7 @@ def typical(
 
 def main() -> None:
     """Print tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     times = 2 if given.quick else 100
     for days in (28,) if given.quick else (70, 28, 14):
         sets: dict[str, list[Case]] = {
@@ -321,8 +315,7 @@ def main() -> None:
         }
         title = f"Spend after {days} days, {times} series of each kind"
         show_spend(title, sets, WAYS)
-    if not (given.data / "cache").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    if not has_recorded(given.data, "cache"):
         return
     values = spans(given.data, seconds=30)
     step = 20 if given.quick else 2

@@ -1,18 +1,45 @@
-"""Time alternatives side by side, and say how sure a ratio is."""
+"""What benchmarks share: arguments, runs timed side by side, how sure a ratio is, tables."""
 
 import argparse
 import gc
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def arguments(description: str | None) -> argparse.Namespace:
     """Read `--quick`, which every benchmark takes."""
+    return _parser(description).parse_args()
+
+
+def data_arguments(description: str | None) -> argparse.Namespace:
+    """Read `--quick` and `--data`, the folder of recorded answers and texts."""
+    return data_parser(description).parse_args()
+
+
+def data_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what reads `--quick` and `--data`, for a benchmark that takes more."""
+    parser = _parser(description)
+    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(default))
+    return parser
+
+
+def has_recorded(data: Path, needed: str) -> bool:
+    """Return whether a file or folder of recorded data is there, and say so if it is not."""
+    found = (data / needed).exists()
+    if not found:
+        print(f"no recorded data in {data}; point --data or TOKENOPT_DATA at it")
+    return found
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    return parser.parse_args()
+    return parser
 
 
 def alternate(

@@ -14,10 +14,8 @@ Plain top-k takes documents in the order of their cosine until the budget is use
 95% over the questions. Needs `--data` or TOKENOPT_DATA.
 """
 
-import argparse
 import gzip
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.documents import Document
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -59,14 +57,9 @@ class Rule:
 
 def main() -> None:
     """Print a table for each set."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     data, most = given.data, 20 if given.quick else 10_000
-    if not (data / "reasoning").is_dir():
-        print(f"no recorded data in {data}; point --data or TOKENOPT_DATA at it")
+    if not has_recorded(data, "reasoning"):
         return
     embeddings = StaticEmbeddings()
     for share in (0.5,) if given.quick else (0.25, 0.5, 0.75):

@@ -14,10 +14,8 @@
 Intervals are 95%. The models are of 2022 and 2023. Needs `--data` or TOKENOPT_DATA for 1 and 2.
 """
 
-import argparse
 import gzip
 import json
-import os
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +26,7 @@ from typing import Any
 
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.errors import BudgetExceededError
@@ -73,20 +71,14 @@ Rows = Mapping[str, Sequence[Row]]
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     quick = given.quick
-    if (given.data / "reasoning").is_dir():
+    if has_recorded(given.data, "reasoning"):
         most = 40 if quick else None
         sets = {"GSM8K, 4 models": gsm8k(given.data, most), "Dates": dates(given.data, most)}
         show_rows(sets)
         show_choices(sets, runs=3 if quick else 200)
         show_peeking(sets, runs=20 if quick else 1_000)
-    else:
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
     show_optimizer(
         runs=1 if quick else 30, budgets=(40_000,) if quick else (15_000, 50_000, 150_000)
     )

@@ -13,12 +13,10 @@ Two tables:
 Intervals are 95% (Wilson). Needs `--data` or TOKENOPT_DATA for the first.
 """
 
-import argparse
 import datetime
 import gzip
 import json
 import math
-import os
 import random
 import re
 import string
@@ -28,7 +26,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt.reasoning.extract import Answers, date, number, option, text
 
@@ -37,14 +35,9 @@ Read = Callable[[str], Decimal | None]
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     merges(200 if given.quick else 1_000)
-    if not (given.data / "reasoning").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    if not has_recorded(given.data, "reasoning"):
         return
     gsm8k(given.data / "reasoning", 100 if given.quick else 10_000)
 

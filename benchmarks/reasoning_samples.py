@@ -15,16 +15,13 @@ as few-shot prompts are; tokens are what the calls report (cl100k counts).
 questions. Needs `--data` or TOKENOPT_DATA.
 """
 
-import argparse
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from langchain_core.prompts import ChatPromptTemplate
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.reasoning import SelfConsistency, extract
@@ -53,16 +50,10 @@ Way = Callable[[RecordedQuestion, int, ChatPromptTemplate], Run]
 
 def main() -> None:
     """Print a table for each length of the prompt."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
-    path = given.data / "reasoning" / FILE
-    if not path.exists():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, f"reasoning/{FILE}"):
         return
-    questions = ReplayModel.from_jsonl(path).recorded
+    questions = ReplayModel.from_jsonl(given.data / "reasoning" / FILE).recorded
     questions = questions[::8] if given.quick else questions
     orders = range(1) if given.quick else range(10)
     for length in (2_000,) if given.quick else (100, 500, 2_000):

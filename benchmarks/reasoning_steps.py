@@ -23,9 +23,7 @@ Tokens are those of requests and answers (o200k), schemas as JSON. Intervals are
 `--data` or TOKENOPT_DATA.
 """
 
-import argparse
 import json
-import os
 import random
 import re
 from collections import defaultdict
@@ -37,7 +35,7 @@ from typing import Any
 
 import numpy as np
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, UsageMetadata
-from measure import table
+from measure import data_arguments, has_recorded, table
 from prefilter import Fact, Rule, fact_of, kind, proof, rows_of, rule_of, sentences_of
 from reasoning_extract import share
 
@@ -59,14 +57,9 @@ RATE = 0.1
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     data, most = given.data, 15 if given.quick else 1_000
-    if not (data / "reasoning").is_dir():
-        print(f"no recorded data in {data}; point --data or TOKENOPT_DATA at it")
+    if not has_recorded(data, "reasoning"):
         return
     cases = {
         "PrOntoQA": list(prontoqa(data))[:most],

@@ -20,12 +20,10 @@ keep what they valued on these only, and where puzzles are solved alone, nothing
 Intervals are 95%, bootstrapped over the puzzles. Needs `--data` or TOKENOPT_DATA.
 """
 
-import argparse
 import ast
 import gzip
 import json
 import operator
-import os
 import random
 import re
 from collections import Counter
@@ -37,7 +35,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, UsageMetadata
 from langchain_core.prompts import ChatPromptTemplate
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.errors import ScriptExhaustedError
@@ -121,14 +119,9 @@ class Run:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
+    given = data_arguments(__doc__)
     folder, most = given.data / "reasoning", 8 if given.quick else 1_000
-    if not (folder / SEARCHES).exists():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    if not has_recorded(given.data, f"reasoning/{SEARCHES}"):
         return
     searches = rows(folder / SEARCHES)[:most]
     samples = {name: rows(folder / file)[:most] for name, file in SAMPLES.items()}

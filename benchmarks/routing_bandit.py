@@ -20,10 +20,8 @@ among eight, and the discounting among two, on other orders of the same question
 or TOKENOPT_DATA.
 """
 
-import argparse
 import gzip
 import json
-import os
 import random
 import statistics
 from collections import defaultdict
@@ -32,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from measure import table
+from measure import data_arguments, has_recorded, table
 
 from langchain_tokenopt.routing.bandit import Decision, TierBandit
 from langchain_tokenopt.routing.off_policy import Estimator, evaluate_policy
@@ -56,16 +54,10 @@ Policy = Callable[[Sequence[Asked], float, int], list[str]]
 
 def main() -> None:
     """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
-    path = given.data / "cascade" / "mmlu_dev.jsonl.gz"
-    if not path.exists():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, "cascade/mmlu_dev.jsonl.gz"):
         return
-    questions = [read(row) for row in rows_of(path)]
+    questions = [read(row) for row in rows_of(given.data / "cascade/mmlu_dev.jsonl.gz")]
     questions = questions[:600] if given.quick else questions
     orders = [shuffled(questions, 1_000 + order) for order in range(2 if given.quick else 20)]
     policies: dict[str, Policy] = {

@@ -15,8 +15,8 @@ from dataclasses import astuple
 import numpy as np
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from measure import table
-from recorded.cascades import Quality, arguments, gsm8k, quality
+from measure import data_arguments, has_recorded, table
+from recorded.cascades import Quality, gsm8k, quality
 
 from langchain_tokenopt.reasoning.extract import number
 from langchain_tokenopt.routing.agreement import SecondOpinion
@@ -32,9 +32,8 @@ Score = Callable[[LabelledDraft], tuple[float, float]]
 
 def main() -> None:
     """Print one table."""
-    given = arguments(__doc__)
-    if not (given.data / "cascade").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, "cascade"):
         return
     items = gsm8k(given.data)
     draws = 3 if given.quick else 40

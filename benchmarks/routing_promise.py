@@ -21,8 +21,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-from measure import table
-from recorded.cascades import STRONG, WEAK, arguments, gsm8k, rows
+from measure import data_arguments, has_recorded, table
+from recorded.cascades import STRONG, WEAK, gsm8k, rows
 
 from langchain_tokenopt.reasoning.extract import number
 from langchain_tokenopt.routing.agreement import SecondOpinion
@@ -60,9 +60,8 @@ class Scored:
 
 def main() -> None:
     """Print three tables."""
-    given = arguments(__doc__)
-    if not (given.data / "cascade").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, "cascade"):
         return
     draws = 15 if given.quick else 300
     items = gsm8k(given.data)

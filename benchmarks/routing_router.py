@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
-from measure import table
+from measure import data_arguments, has_recorded, table
 from numpy.typing import NDArray
-from recorded.cascades import STRONG, WEAK, arguments, rows
+from recorded.cascades import STRONG, WEAK, rows
 from typing_extensions import override
 
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -41,9 +41,8 @@ class Known(Embeddings):
 
 def main() -> None:
     """Print one table."""
-    given = arguments(__doc__)
-    if not (given.data / "cascade").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, "cascade"):
         return
     read = list(rows(given.data / "cascade/mmlu_dev.jsonl.gz"))
     if given.quick:

@@ -7,14 +7,12 @@ classifier abstains was chosen on other questions, but for AQuA and history, whi
 Intervals are 95% (Wilson). Needs `--data` or TOKENOPT_DATA.
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from measure import table
+from measure import data_arguments, has_recorded, table
 from prefilter import rows_of
 from reasoning_extract import share
 
@@ -36,13 +34,8 @@ DOMAINS = {
 
 def main() -> None:
     """Print a table for each number of examples."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    given = parser.parse_args()
-    if not (given.data / "reasoning").is_dir():
-        print(f"no recorded data in {given.data}; point --data or TOKENOPT_DATA at it")
+    given = data_arguments(__doc__)
+    if not has_recorded(given.data, "reasoning"):
         return
     kinds = read(given.data)
     tests = {

@@ -7,13 +7,10 @@ are not installed are named: install `langchain-tokenopt[bench]`. The rule of vC
 its paper, with Firth's penalty.
 """
 
-import argparse
 import ctypes
 import gc
-import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +22,7 @@ from index_scale import resident_bytes
 from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
-from measure import micro, table
+from measure import data_arguments, has_recorded, micro, table
 from peers.caches import GptCache, LangChainRedis, Peer, RedisVl, installed, search_server
 from peers.vcache import VCacheRule
 from semantic_streams import EMBEDDINGS, Remembered, answer, fixed, play, rows_of
@@ -273,16 +270,11 @@ def speed(folder: Path, makers: Makers, *, entries: int) -> None:
 
 def main() -> None:
     """Run what can run here."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    parser.add_argument("--data", type=Path, default=Path(default))
-    chosen = parser.parse_args()
-    folder = chosen.data / "cache"
-    if not folder.is_dir():
-        print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
+    chosen = data_arguments(__doc__)
+    if not has_recorded(chosen.data, "cache"):
         print("|---|")
-        sys.exit(0)
+        return
+    folder = chosen.data / "cache"
     with search_server() as url, tempfile.TemporaryDirectory() as place:
         for package, needs in (("gptcache", True), ("langchain_redis", url), ("redisvl", url)):
             if not needs or not installed(package):

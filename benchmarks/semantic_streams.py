@@ -6,13 +6,10 @@ that belongs to another intent. Audited hits count as calls. Then pairs that mus
 that should hit, each with a new cache.
 """
 
-import argparse
 import gzip
 import json
-import os
 import random
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
-from measure import table
+from measure import data_parser, has_recorded, table
 
 from langchain_tokenopt.caches import SemanticCache
 from langchain_tokenopt.embeddings import MiniLmEmbeddings, StaticEmbeddings
@@ -178,16 +175,12 @@ def pairs(folder: Path, embeddings: Embeddings, *, limit: int | None) -> None:
 
 def main() -> None:
     """Run both where the recorded data is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    parser.add_argument("--data", type=Path, default=Path(default))
+    parser = data_parser(__doc__)
     parser.add_argument("--embeddings", choices=list(EMBEDDINGS), default="static")
     chosen = parser.parse_args()
+    if not has_recorded(chosen.data, "cache"):
+        return
     folder = chosen.data / "cache"
-    if not folder.is_dir():
-        print(f"no recorded data in {folder}; point --data or TOKENOPT_DATA at it")
-        sys.exit(0)
     embeddings, limit = EMBEDDINGS[chosen.embeddings](), 800 if chosen.quick else None
     streams(folder, embeddings, orders=1 if chosen.quick else 20, limit=limit)
     pairs(folder, embeddings, limit=limit)

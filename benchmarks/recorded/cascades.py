@@ -4,10 +4,8 @@ Prices are dollars for a million tokens, input and output, at the time of the mo
 GSM8K is counted with 100 tokens of prompt around the question, in every call.
 """
 
-import argparse
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -36,15 +34,6 @@ class Quality:
     cost_80: float
     """Share of the strong model's cost at which 80% of the gap is recovered, all calls billed."""
     cost_95: float
-
-
-def arguments(description: str | None) -> argparse.Namespace:
-    """Read `--quick` and `--data`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(default))
-    return parser.parse_args()
 
 
 def rows(path: Path) -> Iterator[Any]:
