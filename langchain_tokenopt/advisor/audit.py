@@ -8,6 +8,7 @@ from pathlib import Path
 from langchain_core.embeddings import Embeddings
 
 from langchain_tokenopt.accounting import PriceSource
+from langchain_tokenopt.accounting.prices import MILLION
 from langchain_tokenopt.advisor.audit_batchable import BatchableReplay
 from langchain_tokenopt.advisor.audit_combine import Replay
 from langchain_tokenopt.advisor.audit_contexts import ContextReplay
@@ -34,6 +35,12 @@ from langchain_tokenopt.errors import ConfigurationError, LogFormatError, Missin
 from langchain_tokenopt.prompts import CacheRules
 
 _MOST_PROBLEMS = 10
+_OF_PRICES = ("prompt_cache", "batch")  # they make tokens cheaper, not fewer
+_NO_PRICES = (
+    "no model of this log has a known price: all amounts are tokens, input and output alike. What "
+    "a provider's prompt cache, batches or a smaller model save is a matter of prices and not "
+    "told; give yours (`AuditOptions(prices=...)`, `--prices`)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +106,9 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
 
     The log may be OpenAI-style JSON Lines, a LangSmith or a Langfuse export (also as `.gz`), or the
     file of a `UsageLedger`, which has no prompts, so that little can be found in it. It is read
-    once; hashes, numbers and last questions of its calls go into a temporary file, so that it may
-    be larger than memory. No model is asked.
+    once, and a second time where no price is known at all, to tell tokens instead. Hashes, numbers
+    and last questions of its calls go into a temporary file, so that it may be larger than memory.
+    No model is asked.
 
     Args:
         path: The log.
@@ -122,16 +130,44 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
     >>> report.calls, round(report.finding("exact_cache").share.value, 2)
     (100, 0.95)
     """
-    return _Audit(Path(path), options or AuditOptions()).report()
+    options = options or AuditOptions()
+    report = _Audit(Path(path), options).report()
+    if report.cost or not report.unpriced:
+        return report
+    counted = _Audit(Path(path), replace(options, small=None), counts_tokens=True).report()
+    return _in_tokens(counted, unpriced=report.unpriced)
+
+
+def _in_tokens(report: AuditReport, *, unpriced: tuple[UnpricedModel, ...]) -> AuditReport:
+    """Return a report that was made with a price of a millionth for each token."""
+    return replace(
+        report,
+        unit="tokens",
+        cost=report.cost * MILLION,
+        combined_saved=report.combined_saved * MILLION,
+        findings=tuple(
+            replace(
+                each,
+                saved=each.saved * MILLION,
+                added=None if each.added is None else each.added * MILLION,
+            )
+            for each in report.findings
+            if each.technique not in _OF_PRICES
+        ),
+        unpriced=unpriced,
+        notes=(*report.notes, _NO_PRICES),
+    )
 
 
 class _Audit:
     """One run: what was read of the log, then the replay, then the findings."""
 
-    def __init__(self, path: Path, options: AuditOptions) -> None:
+    def __init__(self, path: Path, options: AuditOptions, *, counts_tokens: bool = False) -> None:
         self._path = path
         self._options = options
-        self._facts = FactsOf(prices=options.prices, small=options.small)
+        self._facts = FactsOf(
+            prices=options.prices, small=options.small, counts_tokens=counts_tokens
+        )
         self._breaks = Breaks()
         self._problems: list[LogProblem] = []
         self._problem_count = 0

@@ -100,17 +100,30 @@ class CallFacts(NamedTuple):
         return self.input * characters // self.characters if self.characters else 0
 
 
+def a_token_each(**_: Any) -> Price:
+    """Return a millionth for each token, so that a million times a cost is a number of tokens."""
+    return Price(input=Decimal(1), output=Decimal(1), source="tokens, not dollars")
+
+
 class FactsOf:
     """Turns calls into facts.
 
     Args:
         prices: Where prices come from.
         small: The model whose prices are compared with.
+        counts_tokens: Whether every token costs a millionth, whatever the prices say.
     """
 
-    def __init__(self, *, prices: PriceSource | None = None, small: str | None = None) -> None:
-        self._prices = prices or GenaiPrices()
+    def __init__(
+        self,
+        *,
+        prices: PriceSource | None = None,
+        small: str | None = None,
+        counts_tokens: bool = False,
+    ) -> None:
+        self._prices = a_token_each if counts_tokens else prices or GenaiPrices()
         self._small = small
+        self.counts_tokens = counts_tokens
 
     def __call__(self, call: LoggedCall) -> CallFacts:
         """Return the facts of one call."""

@@ -2,7 +2,6 @@
 
 from html import escape
 
-from langchain_tokenopt.accounting import dollars
 from langchain_tokenopt.advisor.audit_intervals import Share
 from langchain_tokenopt.advisor.audit_report import HOW_SURE, TITLES, AuditReport, Finding
 
@@ -13,20 +12,21 @@ _ADDED, _BOUND, _COMBINED = "#2f6fed", "#c3cad6", "#0f9d6e"
 def report_as_html(report: AuditReport) -> str:
     """Return the report as a page: what would be saved, how sure that is, and the evidence."""
     title = f"Audit of {report.source}"
-    rows = "".join(map(_row, report.findings))
+    rows = "".join(_row(each, report) for each in report.findings)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>{_STYLE}</style></head><body><main>
 <h1>{escape(title)}</h1>
 <p class=range>{escape(_range(report))}</p>
-<p class=headline>{report.combined.value:.1%} less, {escape(dollars(report.combined_saved))} of
-{escape(dollars(report.cost))}, {report.calls:,} calls</p>{_notices(report)}
+<p class=headline>{report.combined.value:.1%} less,
+{escape(report.amount(report.combined_saved))} of {escape(report.amount(report.cost))},
+{report.calls:,} calls</p>{_notices(report)}
 <h2>What each technique would save, alone</h2>{_chart(report)}
 <div class=wide><table><thead><tr><th>technique</th><th>calls</th><th>how</th><th>alone</th>
 <th>saved alone</th><th>adds</th></tr></thead><tbody>{rows}</tbody>
 <tfoot><tr><th>together, by replay</th><td></td><td></td><td>{escape(str(report.combined))}</td>
-<td></td><td>{escape(dollars(report.combined_saved))}</td></tr></tfoot></table></div>
+<td></td><td>{escape(report.amount(report.combined_saved))}</td></tr></tfoot></table></div>
 <p class=range>{escape(HOW_SURE)}</p>
 <h2>Evidence</h2>{"".join(map(_evidence, report.findings))}
 <h2>Settings</h2><pre>{escape(report.settings)}</pre>{_problems(report)}
@@ -42,8 +42,8 @@ def _range(report: AuditReport) -> str:
 
 def _notices(report: AuditReport) -> str:
     told = [
-        f"{each.model} has no known price: {each.calls:,} calls, {each.tokens:,} tokens are in no "
-        "sum of dollars"
+        f"{each.model} has no known price: {each.calls:,} calls, {each.tokens:,} tokens"
+        + (" are in no sum of dollars" if report.unit == "dollars" else "")
         for each in report.unpriced
     ]
     if report.estimated_calls:
@@ -51,13 +51,13 @@ def _notices(report: AuditReport) -> str:
     return "".join(f"<p class=notice>{escape(each)}</p>" for each in (*told, *report.notes))
 
 
-def _row(finding: Finding) -> str:
-    added = "-" if finding.added is None else dollars(finding.added)
+def _row(finding: Finding, report: AuditReport) -> str:
+    added = "-" if finding.added is None else report.amount(finding.added)
     cells = (
         f"{finding.calls:,}",
         finding.kind,
         str(finding.share),
-        dollars(finding.saved),
+        report.amount(finding.saved),
         added,
     )
     marked = "".join(f"<td>{escape(cell)}</td>" for cell in cells)

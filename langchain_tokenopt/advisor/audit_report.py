@@ -17,6 +17,8 @@ Technique = Literal[
 ]
 Kind = Literal["replayed", "at least", "at most"]
 """`replayed` on the whole log; a lower bound; an upper bound, which more than a log must decide."""
+Unit = Literal["dollars", "tokens"]
+"""What is summed up: tokens where no model of the log has a known price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +34,9 @@ class Finding:
     share: Share
     """Of the spend, with this technique alone."""
     saved: Decimal
-    """Dollars, of the whole log, with this technique alone."""
+    """Of the whole log, with this technique alone; in the report's unit."""
     added: Decimal | None
-    """Dollars that it adds to those before it; `None` where it is no part of the combination."""
+    """What it adds to those before it; `None` where it is no part of the combination."""
     sampled: float = 1.0
     """The share of calls that was looked at."""
     notes: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpricedModel:
-    """Calls of a model without a known price: they are in no sum of dollars."""
+    """Calls of a model without a known price: they are in no sum, unless that is of tokens."""
 
     model: str
     calls: int
@@ -65,7 +67,7 @@ class AuditReport:
     until: datetime | None
     """`None` where the log has no times."""
     cost: Decimal
-    """Dollars, estimated where the log has no counts; of priced calls."""
+    """In `unit`, estimated where the log has no counts; in dollars, of priced calls."""
     findings: tuple[Finding, ...]
     """In the order in which the techniques act on a request; bounds last."""
     combined: Share
@@ -79,10 +81,16 @@ class AuditReport:
     problem_count: int
     settings: str
     """A `tokenopt.toml` with what is worth having."""
+    unit: Unit = "dollars"
+    """Of `cost` and of all that is saved."""
 
     def finding(self, technique: Technique) -> Finding | None:
         """Return one finding, `None` if there is none of its kind."""
         return next((each for each in self.findings if each.technique == technique), None)
+
+    def amount(self, value: Decimal) -> str:
+        """Return an amount of this report with its unit."""
+        return dollars(value) if self.unit == "dollars" else f"{value:,.0f} tokens"
 
     def as_json(self) -> str:
         """Return the report as JSON; money is text, so that no digit is lost."""
@@ -90,11 +98,11 @@ class AuditReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {self.calls:,} calls, {dollars(self.cost)}",
-            f"combined: {self.combined} less, {dollars(self.combined_saved)}",
+            f"{self.source}: {self.calls:,} calls, {self.amount(self.cost)}",
+            f"combined: {self.combined} less, {self.amount(self.combined_saved)}",
         ]
         lines += [
-            f"{TITLES[each.technique]}: {each.kind} {each.share} ({dollars(each.saved)})"
+            f"{TITLES[each.technique]}: {each.kind} {each.share} ({self.amount(each.saved)})"
             for each in self.findings
         ]
         return "\n".join((*lines, *self.notes))

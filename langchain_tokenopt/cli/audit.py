@@ -14,7 +14,6 @@ from langchain_tokenopt.accounting import (
     GenaiPrices,
     PriceOverrides,
     PriceSource,
-    dollars,
     first_known,
 )
 from langchain_tokenopt.advisor.audit import AuditOptions, audit
@@ -103,7 +102,7 @@ def _prices(path: Path | None) -> PriceSource | None:
 
 def _print(console: Console, report: AuditReport, *, with_examples: bool) -> None:
     table = Table(
-        title=escape(f"{report.source}: {report.calls:,} calls, {dollars(report.cost)}"),
+        title=escape(f"{report.source}: {report.calls:,} calls, {report.amount(report.cost)}"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -113,16 +112,18 @@ def _print(console: Console, report: AuditReport, *, with_examples: bool) -> Non
     table.add_column("calls", justify="right")
     table.add_column("how", no_wrap=True)
     table.add_column("alone, % (95%)", footer=percent(report.combined), justify="right")
-    table.add_column("adds", footer=dollars(report.combined_saved), justify="right", no_wrap=True)
+    table.add_column(
+        "adds", footer=report.amount(report.combined_saved), justify="right", no_wrap=True
+    )
     for finding in report.findings:
-        table.add_row(*_cells(finding))
+        table.add_row(*_cells(finding, report))
     console.print(table)
     for line in _told(report, with_examples=with_examples):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(finding: Finding) -> tuple[str, ...]:
-    added = "-" if finding.added is None else dollars(finding.added)
+def _cells(finding: Finding, report: AuditReport) -> tuple[str, ...]:
+    added = "-" if finding.added is None else report.amount(finding.added)
     return (
         TITLES[finding.technique],
         f"{finding.calls:,}",
@@ -142,7 +143,8 @@ def percent(share: Any) -> str:
 def _told(report: AuditReport, *, with_examples: bool) -> list[str]:
     lines = [HOW_SURE]
     lines += [
-        f"UNPRICED: {each.model}, {each.calls:,} calls, {each.tokens:,} tokens: in no sum here"
+        f"UNPRICED: {each.model}, {each.calls:,} calls, {each.tokens:,} tokens"
+        + (": in no sum here" if report.unit == "dollars" else "")
         for each in report.unpriced
     ]
     if report.estimated_calls:

@@ -19,6 +19,7 @@ from langchain_core.embeddings import Embeddings
 
 from langchain_tokenopt.accounting import CallRecord, Price, Usage, UsageLedger
 from langchain_tokenopt.advisor.audit import AuditOptions, audit
+from langchain_tokenopt.advisor.audit_html import report_as_html
 from langchain_tokenopt.advisor.audit_report import AuditReport, Finding, Technique
 from langchain_tokenopt.errors import (
     ConfigurationError,
@@ -348,10 +349,11 @@ def test_after_a_cut_the_rest_is_read_from_the_cache_again(tmp_path: Path) -> No
 
 def test_models_without_a_price_are_named_and_in_no_sum(tmp_path: Path) -> None:
     rows = [row(n, words(n), model="our-own", usage=(10, 1, 0)) for n in range(3)]
+    rows.append(row(3, words(3), usage=(1_000_000, 0, 0)))
 
     report = audit(log_of(tmp_path, rows))
 
-    assert report.cost == 0
+    assert (report.unit, report.cost) == ("dollars", Decimal("1.25"))
     assert [(each.model, each.calls, each.tokens) for each in report.unpriced] == [
         ("our-own", 3, 33)
     ]
@@ -382,6 +384,26 @@ def test_refusals_for_the_rate_make_a_limit_from_the_busiest_calm_minute(tmp_pat
 
     assert written.batching is not None
     assert written.batching.tokens_per_minute == 6 * 110
+
+
+def test_where_no_price_is_known_at_all_tokens_are_told(tmp_path: Path) -> None:
+    rows = [
+        row(n, words(n % 20), system=RULES, model="my-llama", usage=(1_300, 5, 0))
+        for n in range(100)
+    ]
+
+    report = audit(log_of(tmp_path, rows), AuditOptions(small="gpt-5-nano"))
+
+    assert (report.unit, report.cost) == ("tokens", 130_500)
+    same = found(report, "exact_cache")
+    assert same.saved == 80 * 1_305
+    assert same.share.value == pytest.approx(0.8)
+    assert report.amount(same.saved) == "104,400 tokens"
+    told = {each.technique for each in report.findings}
+    assert not told & {"prompt_cache", "batch", "smaller_model"}, "they are matters of prices"
+    assert [each.model for each in report.unpriced] == ["my-llama"]
+    assert "$" not in f"{report}{report_as_html(report)}".split("<h2>Evidence")[0]
+    assert Settings.of(tomllib.loads(report.settings), where="here").cache
 
 
 def test_bursts_of_single_questions_are_batchable_at_half_the_price(tmp_path: Path) -> None:
@@ -482,8 +504,7 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_ledger_tells_its_failures_and_that_it_has_no_prompts(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
+def ledger_of(path: Path, *, cost: Decimal | None) -> Path:
     with UsageLedger(path) as ledger:
         for n in range(40):
             kind = ("live", "error", "cache_hit", "live")[n % 4]
@@ -493,14 +514,23 @@ def test_a_ledger_tells_its_failures_and_that_it_has_no_prompts(tmp_path: Path) 
                     started_at=datetime.fromtimestamp(START + n, UTC),
                     kind=kind,  # type: ignore[arg-type]  # one of the four
                     model="gpt-5.1",
-                    usage=Usage(plain_input=100, output=10),
-                    cost=Decimal("0.5") if kind == "live" else Decimal(0),
+                    usage=Usage() if kind == "error" else Usage(plain_input=100, output=10),
+                    cost=cost if kind == "live" else Decimal(0),
                     latency_s=1.0,
                     error="RateLimitError" if kind == "error" else None,
                 )
             )
+    return path
 
-    report = audit(path)
+
+def test_a_ledger_without_a_price_is_told_in_tokens(tmp_path: Path) -> None:
+    report = audit(ledger_of(tmp_path / "ledger.sqlite", cost=None))
+
+    assert (report.unit, report.cost) == ("tokens", 20 * 110)
+
+
+def test_a_ledger_tells_its_failures_and_that_it_has_no_prompts(tmp_path: Path) -> None:
+    report = audit(ledger_of(tmp_path / "ledger.sqlite", cost=Decimal("0.5")))
 
     assert (report.calls, report.cost) == (40, Decimal(10))
     assert found(report, "errors").calls == 10

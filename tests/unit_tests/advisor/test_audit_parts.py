@@ -4,6 +4,7 @@ import argparse
 import json
 import tempfile
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -276,18 +277,20 @@ def test_a_time_beyond_the_calendar_costs_one_line(tmp_path: Path) -> None:
 
 
 def test_a_call_that_cannot_have_cost_so_much_is_unpriced(tmp_path: Path) -> None:
-    usage = {"prompt_tokens": 10**12 - 1, "completion_tokens": 10**12 - 1}
-    answer = {"role": "assistant", "content": "4"}
-    row = {
-        "request": {"model": "gpt-5.1", "messages": [{"role": "user", "content": "?"}]},
-        "response": {"choices": [{"message": answer}], "usage": usage},
-    }
+    def row(tokens: int) -> dict[str, Any]:
+        usage = {"prompt_tokens": tokens, "completion_tokens": tokens}
+        answer = {"role": "assistant", "content": "4"}
+        return {
+            "request": {"model": "gpt-5.1", "messages": [{"role": "user", "content": "?"}]},
+            "response": {"choices": [{"message": answer}], "usage": usage},
+        }
+
     path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps(row) + "\n")
+    path.write_text("".join(json.dumps(row(n)) + "\n" for n in (10**12 - 1, 1_000_000)))
 
     report = audit(path)
 
-    assert report.cost == 0
+    assert report.cost == Decimal("11.25")
     assert report.unpriced[0].calls == 1
 
 
