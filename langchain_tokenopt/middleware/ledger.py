@@ -1,17 +1,16 @@
 """Books what an agent's model uses, without callbacks in the config."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain.agents.middleware import ModelRequest
 from typing_extensions import override
 
 from langchain_tokenopt.accounting import UsageLedger
 from langchain_tokenopt.middleware.hearing import heard_by
-from langchain_tokenopt.middleware.order import inside
+from langchain_tokenopt.middleware.rewriting import RewritingMiddleware
 
 
-class LedgerMiddleware(AgentMiddleware[Any, Any, Any]):
+class LedgerMiddleware(RewritingMiddleware):
     """Tells a ledger of every call of an agent's model.
 
     A call that the same ledger hears of by the config's callbacks too is booked once. List it after
@@ -34,19 +33,5 @@ class LedgerMiddleware(AgentMiddleware[Any, Any, Any]):
         self._ledger = ledger
 
     @override
-    def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return handler(heard_by(request, request.model, self._ledger))
-
-    @override
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return await handler(heard_by(request, request.model, self._ledger))
+    def _rewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        return heard_by(request, request.model, self._ledger)

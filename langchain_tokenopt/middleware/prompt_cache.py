@@ -1,21 +1,21 @@
 """Lays out an agent's requests for the provider's prompt cache, and tells it what to cache."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware import ModelRequest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.config import get_config
 from typing_extensions import override
 
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.middleware.order import inside
+from langchain_tokenopt.middleware.rewriting import RewritingMiddleware
 from langchain_tokenopt.prompts.hints import CacheHints, hinted, model_and_provider
 
 
-class PromptCacheMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class PromptCacheMiddleware(RewritingMiddleware):
     """Does for OpenAI, Anthropic and any other provider what each needs to cache an agent's prefix.
 
     Tools are sorted by name. OpenAI gets a `prompt_cache_key` that changes only when the prefix
@@ -44,24 +44,7 @@ class PromptCacheMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             raise ConfigurationError(message) from error
 
     @override
-    def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return handler(self._laid_out(request))
-
-    @override
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return await handler(self._laid_out(request))
-
-    def _laid_out(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+    def _rewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         system, messages = self._settled(request.system_message, list(request.messages))
         model: Any = request.model
         if not isinstance(model, BaseChatModel):  # one that is chosen by the config

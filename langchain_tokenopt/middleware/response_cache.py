@@ -1,18 +1,17 @@
 """Serves the steps of an agent that were answered before."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain.agents.middleware import ModelRequest
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
 from typing_extensions import override
 
 from langchain_tokenopt.caches import CachedChatModel
-from langchain_tokenopt.middleware.order import inside
+from langchain_tokenopt.middleware.rewriting import RewritingMiddleware
 
 
-class ResponseCacheMiddleware(AgentMiddleware[Any, Any, Any]):
+class ResponseCacheMiddleware(RewritingMiddleware):
     """Puts a cache around an agent's model: the same step with the same tools is one call.
 
     A step is found again only if the whole conversation before it is the same; `SemanticCache`
@@ -38,24 +37,7 @@ class ResponseCacheMiddleware(AgentMiddleware[Any, Any, Any]):
         self._cache = cache
 
     @override
-    def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return handler(self._with_cache(request))
-
-    @override
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        with inside(self):
-            return await handler(self._with_cache(request))
-
-    def _with_cache(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+    def _rewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         model: Any = request.model
         if not isinstance(model, BaseChatModel):  # one that is chosen by the config
             return request
