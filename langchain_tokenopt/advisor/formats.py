@@ -10,6 +10,12 @@ from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 
+from langchain_tokenopt.advisor.responses_format import (
+    chat_request,
+    chat_response,
+    is_responses_request,
+)
+
 
 class RowError(ValueError):
     """A row lacks what a call needs; the message says what."""
@@ -36,17 +42,30 @@ def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
     request = row.get("request") or row.get("body") or row
-    if not isinstance(request, dict) or "messages" not in request:
-        message = (
-            "no `messages` found; expected them in `request`, in `body` or at the top, "
-            f"got the keys {sorted(row)[:8]}"
-        )
-        raise RowError(message)
     response = row.get("response") or {}
     if isinstance(response, dict) and isinstance(response.get("body"), dict):
         response = response["body"]  # a row of the Batch API's output file
+    if isinstance(request, dict) and "messages" not in request:
+        if is_responses_request(request, response):
+            request, response = chat_request(request), chat_response(_object(response))
+        elif "input" in request:
+            message = "a request for embeddings; only requests that are answered in text are read"
+            raise RowError(message)
+    if not isinstance(request, dict) or "messages" not in request:
+        message = (
+            "no `messages` or `input` found; expected them in `request`, in `body` or at the top, "
+            f"got the keys {sorted(row)[:8]}"
+        )
+        raise RowError(message)
     answer = _answer(response, model=str(request.get("model") or ""))
-    at = _time(row.get("created_at") or row.get("timestamp") or row.get("created"))
+    served = _object(response)
+    at = _time(
+        row.get("created_at")
+        or row.get("timestamp")
+        or row.get("created")
+        or served.get("created_at")
+        or served.get("created")
+    )
     apart = {"messages", "model", "stream", "stream_options", "response", "metadata", "id"}
     known = {"request", "body", "created_at", "timestamp", "created", "latency_s", "custom_id"}
     return {
@@ -58,7 +77,7 @@ def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
         "latency_s": _number(row.get("latency_s")),
         "parameters": {k: v for k, v in request.items() if k not in apart | known},
         "metadata": _object(row.get("metadata")),
-        "error": _error(row.get("error") or _object(response).get("error")),
+        "error": _error(row.get("error") or served.get("error")),
     }
 
 
@@ -227,7 +246,9 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     if read is None or written is None:
         return None
-    details = _object(usage.get("prompt_tokens_details") or usage.get("input_token_details"))
+    details = _details(
+        usage, "prompt_tokens_details", "input_tokens_details", "input_token_details"
+    )
     into = {
         name: int(count)
         for name, found in (
@@ -237,7 +258,9 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
         for count in (*found, *(usage.get(key) for key in _ELSEWHERE[name]))
         if _is_count(count)
     }
-    out = _object(usage.get("completion_tokens_details") or usage.get("output_token_details"))
+    out = _details(
+        usage, "completion_tokens_details", "output_tokens_details", "output_token_details"
+    )
     reasoning = out.get("reasoning_tokens") or out.get("reasoning")
     return {
         "input_tokens": read,
@@ -247,6 +270,10 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
         **({"input_token_details": into} if into else {}),
         **({"output_token_details": {"reasoning": int(reasoning)}} if reasoning else {}),
     }
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return next((details for name in names if (details := _object(usage.get(name)))), {})
 
 
 def _object(value: Any) -> dict[str, Any]:

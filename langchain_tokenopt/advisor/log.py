@@ -102,7 +102,7 @@ def read_log(path: str | Path) -> CallLog:
 _CHUNK = 65_536
 _EXPECTED = (
     'Expected one JSON object a line: {"request": {"model", "messages"}, "response": {"choices"}}, '
-    "a LangSmith run, or a Langfuse observation"
+    "the same of the Responses API, a LangSmith run, or a Langfuse observation"
 )
 
 
@@ -164,7 +164,7 @@ def _read_value(value: Any, *, line: int) -> LoggedCall | LogProblem:
         return LogProblem(line=line, reason=reason)
     try:
         fields = read_row(value)
-    except RowError as error:
+    except (RowError, RecursionError) as error:
         return LogProblem(line=line, reason=str(error))
     return LoggedCall(
         id=str(fields.pop("id", None) or f"line-{line}"),

@@ -2,15 +2,19 @@
 
 import gzip
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_tokenopt.advisor import read_log
+from langchain_tokenopt.advisor.log import iterate_log
 from langchain_tokenopt.errors import LogFormatError
 
 OPENAI_ROW: dict[str, Any] = {
@@ -100,6 +104,134 @@ def test_tool_calls_and_their_results_survive(tmp_path: Path) -> None:
     assert read.answer.tool_calls[0]["name"] == "add"
 
 
+def responses_row(given: Any, output: list[Any], **more: Any) -> dict[str, Any]:
+    response = {
+        "object": "response",
+        "created_at": 1_790_000_000,
+        "model": "gpt-5.1-2025-11-13",
+        "output": output,
+        "usage": {
+            "input_tokens": 20,
+            "input_tokens_details": {"cached_tokens": 8},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 3},
+        },
+        **more,
+    }
+    request = {"model": "gpt-5.1", "instructions": "Be brief.", "input": given}
+    return {"request": request, "response": response}
+
+
+def says(text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"type": "message", "role": "assistant", "content": content}
+
+
+def test_a_row_of_the_responses_api_is_read(tmp_path: Path) -> None:
+    row = responses_row("2+2?", [{"type": "reasoning", "summary": []}, says("4")])
+
+    (call,) = read_log(write(tmp_path / "log.jsonl", row)).calls
+
+    assert [(m.type, m.text) for m in call.messages] == [("system", "Be brief."), ("human", "2+2?")]
+    assert call.at == datetime.fromtimestamp(1_790_000_000, UTC)
+    assert call.answer is not None
+    assert call.answer.text == "4"
+    assert call.answer.response_metadata == {
+        "model_name": "gpt-5.1-2025-11-13",
+        "finish_reason": "stop",
+    }
+    assert call.answer.usage_metadata == {
+        "input_tokens": 20,
+        "output_tokens": 5,
+        "total_tokens": 25,
+        "input_token_details": {"cache_read": 8},
+        "output_token_details": {"reasoning": 3},
+    }
+
+
+def test_tools_images_and_what_is_not_understood_of_the_responses_api_survive(
+    tmp_path: Path,
+) -> None:
+    asked = [
+        {"type": "input_text", "text": "What is this?"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low"},
+    ]
+    called = {"type": "function_call", "name": "look", "arguments": '{"at": 1}', "call_id": "c1"}
+    given = [
+        {"role": "user", "content": asked},
+        {"type": "reasoning", "encrypted_content": "zzz"},
+        called,
+        {"type": "function_call_output", "call_id": "c1", "output": "a cat"},
+    ]
+    again = {**called, "call_id": "c2"}
+    row = responses_row(given, [again], incomplete_details={"reason": "max_output_tokens"})
+    row["request"]["tools"] = [{"type": "function", "name": "look", "parameters": {}}]
+
+    (call,) = read_log(write(tmp_path / "log.jsonl", row)).calls
+
+    _, question, thought, result = call.messages
+    assert question.content[1]["image_url"]["url"] == "data:image/png;base64,AA=="  # type: ignore[index, call-overload]
+    assert isinstance(thought, AIMessage)
+    assert "zzz" in thought.text
+    assert [each["args"] for each in thought.tool_calls] == [{"at": 1}]
+    assert isinstance(result, ToolMessage)
+    assert (result.text, result.tool_call_id) == ("a cat", "c1")
+    assert call.answer is not None
+    assert [each["id"] for each in call.answer.tool_calls] == ["c2"]
+    assert call.answer.response_metadata["finish_reason"] == "length"
+    assert call.parameters["tools"][0]["function"]["name"] == "look"
+
+
+def test_a_failed_response_is_a_call_with_an_error(tmp_path: Path) -> None:
+    row = responses_row("2+2?", [], error={"code": "server_error"})
+
+    (call,) = read_log(write(tmp_path / "log.jsonl", row)).calls
+
+    assert (call.answer, call.error) == (None, "server_error")
+
+
+KEYS = "type role content text image_url name arguments call_id output tools reason refusal".split()
+TYPES = (
+    "message function_call function_call_output reasoning input_text input_image refusal".split()
+)
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3) | st.sampled_from(TYPES),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+ITEMS = st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), max_size=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(given_items=ITEMS | VALUES, output=ITEMS | VALUES, cut=VALUES, tools=VALUES)
+def test_whatever_a_row_of_the_responses_api_holds_is_a_call_or_a_problem(
+    given_items: Any, output: Any, cut: Any, tools: Any
+) -> None:
+    row = responses_row(given_items, output, incomplete_details=cut)
+    row["request"]["tools"] = tools
+    with tempfile.TemporaryDirectory() as folder:
+        read = list(iterate_log(write(Path(folder) / "log.jsonl", row)))
+
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"request": {"model": "text-embedding-3-small", "input": "a text"}},
+        {"request": {"model": "our-own", "input": ["a", "b"]}},
+        {"request": {"model": "our-own", "input": "a"}, "response": {"object": "list", "data": []}},
+    ],
+)
+def test_requests_for_embeddings_are_told(tmp_path: Path, row: dict[str, Any]) -> None:
+    log = read_log(write(tmp_path / "log.jsonl", row, OPENAI_ROW))
+
+    assert "embeddings" in log.problems[0].reason
+    assert len(log.calls) == 1
+
+
 def test_a_langsmith_run_with_serialised_messages_is_read(tmp_path: Path) -> None:
     usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
     answer = AIMessage("4", usage_metadata=usage)
@@ -161,7 +293,7 @@ def test_a_json_array_and_a_gzipped_file_are_read_as_rows(tmp_path: Path) -> Non
     [
         ("{not json", "not JSON"),
         ("42", "expected a JSON object, got int"),
-        ({"request": {"model": "m"}}, "no `messages` found"),
+        ({"request": {"model": "m"}}, "no `messages` or `input` found"),
         ({"request": {"model": "m", "messages": []}}, "at least one message"),
         ({"request": {"model": "m", "messages": [{"content": "?"}]}}, "a message cannot be read"),
         ({**OPENAI_ROW, "created_at": "yesterday"}, "not ISO 8601"),
