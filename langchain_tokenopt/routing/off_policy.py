@@ -16,6 +16,8 @@ TaskPolicy: TypeAlias = Callable[[str], Mapping[str, float]]
 Estimator: TypeAlias = Literal["ips", "snips", "dr"]
 
 _DRAWS = 1_000
+_LEAST = 1e-12
+"""A sum of weights that nothing is divided by less than: a draw without what the policy chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ def evaluate_policy(
         seed: Of the bootstrap.
 
     Raises:
-        ConfigurationError: The log holds no reward, or a decision in shadow mode, or nothing that
-            the policy would have chosen; or the policy's probabilities do not add up to 1.
+        ConfigurationError: The log holds no reward, or a decision in shadow mode or of the
+            probability 0, or nothing that the policy would have chosen; or the policy's
+            probabilities do not add up to 1.
 
     >>> even = {"small": 0.5, "large": 0.5}
     >>> log = [
@@ -68,18 +71,9 @@ def evaluate_policy(
     >>> evaluate_policy(log, lambda task: {"large": 1.0}).mean
     1.0
     """
-    rows = [each for each in log if each.quality is not None]
-    if not rows:
-        raise ConfigurationError("the log holds no decision with a reward")
-    shadow = next((each for each in rows if each.shadow or each.arm != each.served), None)
-    if shadow is not None:
-        message = (
-            f"the decision {shadow.request_id} was logged in shadow mode ({shadow.served} served "
-            "in any case); only what was served by its propensities can be weighed"
-        )
-        raise ConfigurationError(message)
     if estimator not in ("ips", "snips", "dr"):
         raise ConfigurationError(f"estimator is 'ips', 'snips' or 'dr', got {estimator!r}")
+    rows = _weighable(log)
     rewards = np.array([(r.quality or 0.0) - price_weight * (r.cost or 0.0) for r in rows])
     wanted = [_checked(policy(row.task), row.task) for row in rows]
     weights = np.array(
@@ -95,31 +89,59 @@ def evaluate_policy(
         )
         raise ConfigurationError(message)
     base, modelled = _modelled(rows, wanted, rewards) if estimator == "dr" else (0.0, 0.0)
-    terms = np.broadcast_to(base, rewards.shape) + weights * (rewards - modelled)
-    draws = np.random.default_rng(seed).integers(0, len(rows), (_DRAWS, len(rows)))
-    if estimator == "snips":
-        total = np.maximum(weights[draws].sum(axis=1), 1e-12)
-        values = terms[draws].sum(axis=1) / total
-        mean = float(terms.sum() / weights.sum())
-    else:
-        values, mean = terms[draws].mean(axis=1), float(terms.mean())
-    low, high = np.quantile(values, (0.025, 0.975))
+    terms = base + weights * (rewards - modelled)
+    over = weights if estimator == "snips" else np.ones_like(weights)
+    low, high = _interval(terms, over, seed=seed)
     never = [
         sum(share for arm, share in want.items() if row.propensities.get(arm, 0.0) <= 0)
         for row, want in zip(rows, wanted, strict=True)
     ]
     return PolicyValue(
-        mean=mean,
-        low=float(low),
-        high=float(high),
+        mean=float(terms.sum() / over.sum()),
+        low=low,
+        high=high,
         requests=len(rows),
         effective=float(weights.sum() ** 2 / (weights**2).sum()),
         unsupported=sum(never) / len(never),
     )
 
 
+def _weighable(log: Sequence[Decision]) -> list[Decision]:
+    """Return the decisions with rewards, each served with a known probability."""
+    rows = [each for each in log if each.quality is not None]
+    if not rows:
+        raise ConfigurationError("the log holds no decision with a reward")
+    for each in rows:
+        if each.shadow or each.arm != each.served:
+            message = (
+                f"the decision {each.request_id} was logged in shadow mode ({each.served} served "
+                "in any case); only what was served by its propensities can be weighed"
+            )
+            raise ConfigurationError(message)
+        if not each.propensities.get(each.served, 0.0) > 0:
+            message = (
+                f"expected propensities with which arms were drawn, got the decision "
+                f"{each.request_id}, which served {each.served} with the probability 0"
+            )
+            raise ConfigurationError(message)
+    return rows
+
+
+def _interval(
+    terms: NDArray[np.float64], over: NDArray[np.float64], *, seed: int
+) -> tuple[float, float]:
+    """Return the bootstrap interval of the ratio of two sums over the same requests."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(_DRAWS):  # one by one: all at once take gigabytes for a long log
+        drawn = rng.integers(0, len(terms), len(terms))
+        values.append(terms[drawn].sum() / max(over[drawn].sum(), _LEAST))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def _checked(shares: Mapping[str, float], task: str) -> Mapping[str, float]:
-    if min(shares.values(), default=-1.0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not (min(shares.values(), default=-1.0) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):
         message = (
             f"expected probabilities that add up to 1 for the task {task!r}, got {dict(shares)}"
         )
