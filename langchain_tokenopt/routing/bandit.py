@@ -6,9 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from math import isfinite
+from math import inf
 from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
 
@@ -28,7 +28,10 @@ _LOG = logging.getLogger(__name__)
 _DRAWS = 256
 
 Mode: TypeAlias = Literal["shadow", "serve"]
-"""`shadow` decides and logs while the baseline serves; `serve` serves what it decides."""
+"""`shadow` decides and logs while the baseline serves; `serve` serves what it decides.
+
+In shadow mode only audits, rewards for an `arm` that did not serve, teach of other arms.
+"""
 
 
 class TellsTask(Protocol):
@@ -61,6 +64,15 @@ class Decision:
     """Whether the baseline served whatever was decided."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A decision that waits for the reward of what served."""
+
+    decision: Decision
+    audited: set[str] = field(default_factory=set)
+    """Other arms whose rewards came."""
+
+
 class TierBandit:
     """Thompson sampling over tiers, by kind of task (Beta posteriors, arXiv 1707.02038).
 
@@ -69,8 +81,9 @@ class TierBandit:
     baseline are tried only as far as a budget of losses pays for it, after conservative bandits
     (arXiv 1602.04282). The budget is counted by what is believed, and each process has its own:
     what comes true may be more, most of all with two arms that are hard to tell apart. Rewards come
-    later, by request id; with each, what was known of its task counts less, of all arms, so that
-    one which was given up is tried again in time.
+    later, by request id, to the process that decided: only it knows what waits for them, whatever
+    the store. With each, what was known of its task counts less, of all arms, so that one which was
+    given up is tried again in time.
 
     Args:
         arms: The tiers, by name.
@@ -127,20 +140,21 @@ class TierBandit:
             raise ConfigurationError(f"mode is 'shadow' or 'serve', got {mode!r}")
         if quality_floor is not None and not 0 <= quality_floor <= 1:
             raise ConfigurationError(f"quality_floor is from 0 to 1, got {quality_floor}")
-        if most_open < 1 or most_logged < 0 or open_s <= 0:
+        if most_open < 1 or most_logged < 0 or not open_s > 0:
             message = (
                 "most_open is at least 1, most_logged at least 0 and open_s above 0, got "
                 f"{most_open}, {most_logged} and {open_s}"
             )
             raise ConfigurationError(message)
-        if not 0 < discount <= 1 or allowed_loss < 0 or price_weight < 0:
+        if not (0 < discount <= 1 and 0 <= allowed_loss < inf and 0 <= price_weight < inf):
             message = (
-                "discount is above 0 and at most 1, allowed_loss and price_weight are not below 0, "
-                f"got {discount}, {allowed_loss} and {price_weight}"
+                "discount is above 0 and at most 1, allowed_loss and price_weight are not below 0 "
+                f"and finite, got {discount}, {allowed_loss} and {price_weight}"
             )
             raise ConfigurationError(message)
         self._arms = tuple(arms)
         self._baseline = baseline
+        self._base = self._arms.index(baseline)
         self._tells_task = tells_task
         self._price_weight = price_weight
         self._floor = quality_floor
@@ -150,7 +164,7 @@ class TierBandit:
         self._rng = np.random.default_rng(seed)
         self._budget = LossBudget(allowed_loss)
         self._lock = threading.Lock()
-        self._open = Waiting[Decision](most=most_open, longest_s=open_s, clock=clock)
+        self._open = Waiting[_Open](most=most_open, longest_s=open_s, clock=clock)
         self._log: deque[Decision] = deque(maxlen=most_logged)
         self._told_of_ids = False
         self.failures = 0
@@ -204,33 +218,38 @@ class TierBandit:
     ) -> bool:
         """Take in what came of a request; return whether it was waited for.
 
+        Each arm's reward is taken once. If the store fails, it is lost and counted in `failures`.
+
         Args:
             request_id: As it was given, or as the decision says.
             quality: From 0 to 1: 1 for a right answer.
             cost: Dollars.
-            arm: Whose answer it is; by default the one that served, which ends the waiting. An
-                audit may reward others before.
+            arm: Which arm it is of; by default the one that served, which ends the waiting. An
+                audit may reward others before. In a cascade an arm is the tier to start at: leave
+                it out, whichever tier answered in the end.
+
+        Raises:
+            ConfigurationError: There is no such quality, cost or arm.
         """
-        if not 0 <= quality <= 1 or cost < 0 or not isfinite(cost):
+        dollars = float(cost)
+        if not (0 <= quality <= 1 and 0 <= dollars < inf):
             message = f"quality is from 0 to 1 and cost not below 0, got {quality} and {cost}"
             raise ConfigurationError(message)
         if arm is not None and arm not in self._arms:
             raise ConfigurationError(f"no arm is called {arm!r}; there are {list(self._arms)}")
-        dollars = float(cost)
         with self._lock:
-            decision = self._open.get(request_id)
-            if decision is None:
+            waiting = self._open.get(request_id)
+            if waiting is None or arm in waiting.audited:
                 return False
-            if arm in (None, decision.served):
+            decision, rewarded = waiting.decision, arm or waiting.decision.served
+            if rewarded == decision.served:
                 self._open.remove(request_id)
                 self._log.append(replace(decision, quality=quality, cost=dollars))
+            else:
+                waiting.audited.add(rewarded)
         try:
             self._store.add(
-                decision.task,
-                arm or decision.served,
-                quality=quality,
-                cost=dollars,
-                discount=self._discount,
+                decision.task, rewarded, quality=quality, cost=dollars, discount=self._discount
             )
         except StoreError as error:
             self._failed(error)
@@ -255,15 +274,15 @@ class TierBandit:
         }
 
     def _decide(self, task: str, name: str | None) -> Decision:
+        beliefs: Sequence[Belief] | None = None
         try:
             beliefs = self._beliefs(task)
         except StoreError as error:
             self._failed(error)
-            shares = np.array([float(each == self._baseline) for each in self._arms])
-        else:
-            with self._lock:
-                shares = self._shares(beliefs)
         with self._lock:
+            shares = (
+                np.eye(len(self._arms))[self._base] if beliefs is None else self._shares(beliefs)
+            )
             arm = self._arms[self._rng.choice(len(self._arms), p=shares)]
             decision = Decision(
                 request_id=name or "",
@@ -274,7 +293,7 @@ class TierBandit:
                 shadow=self._mode == "shadow",
             )
             if name is not None:
-                self._open.put(name, decision)
+                self._open.put(name, _Open(decision))
         return decision
 
     def _routed(self, decision: Decision) -> Route:
@@ -299,13 +318,12 @@ class TierBandit:
     def _shares(self, beliefs: Sequence[Belief]) -> Vector:
         """Return the probability of each arm to be best, as far as it may be chosen."""
         values = np.stack([each.drawn(self._rng, _DRAWS) for each in beliefs], axis=1)
-        base = self._arms.index(self._baseline)
         allowed = [
             arm == self._baseline or self._floor is None or each.upper_quality >= self._floor
             for arm, each in zip(self._arms, beliefs, strict=True)
         ]
-        gained = np.array([each.likely_gain(beliefs[base]) for each in beliefs])
-        return self._budget.kept(best_shares(values, allowed), values, gained, baseline=base)
+        gained = np.array([each.likely_gain(beliefs[self._base]) for each in beliefs])
+        return self._budget.kept(best_shares(values, allowed), values, gained, baseline=self._base)
 
     def _id_of(self, config: RunnableConfig) -> str | None:
         told = (config.get("metadata") or {}).get("request_id")
@@ -322,4 +340,8 @@ class TierBandit:
             self.failures += 1
             first = self.failures == 1
         if first:
-            _LOG.warning("the bandit's store failed, %s serves: %s", self._baseline, error)
+            _LOG.warning(
+                "the bandit's store failed; until it works %s serves and rewards are lost: %s",
+                self._baseline,
+                error,
+            )

@@ -1,19 +1,25 @@
 """What a bandit has learned: discounted sums for each task and arm, which merge and are kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.routing.json_file import read_json, write_json
+
+_AS_WRITTEN = ConfigDict(extra="forbid")
+"""A file with other names is of something else, or mistyped; nothing must be made of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmSums:
     """Discounted sums over the rewards of one arm."""
+
+    __pydantic_config__ = _AS_WRITTEN
 
     weight: float = 0.0
     """How many rewards they are worth."""
@@ -22,11 +28,11 @@ class ArmSums:
 
     def __post_init__(self) -> None:
         """Refuse what no rewards add up to."""
-        # A little more than the weight is what rounding makes of rewards that are all 1.
-        if not (0 <= self.quality <= self.weight * (1 + 1e-9) < float("inf") and self.cost >= 0):
+        # Rounding keeps the order: rewards of 1 add up to the weight exactly, never to more.
+        if not (0 <= self.quality <= self.weight < inf and 0 <= self.cost < inf):
             message = (
-                "expected a finite weight, a quality from 0 to the weight and a cost not below 0, "
-                f"got {self.weight}, {self.quality} and {self.cost}"
+                "expected a finite weight, a quality from 0 to the weight and a finite cost not "
+                f"below 0, got {self.weight}, {self.quality} and {self.cost}"
             )
             raise ConfigurationError(message)
 
@@ -56,7 +62,9 @@ class BanditState:
     4.0
     """
 
-    sums: Mapping[str, Mapping[str, ArmSums]] = field(default_factory=dict)
+    __pydantic_config__ = _AS_WRITTEN
+
+    sums: Mapping[str, Mapping[str, ArmSums]]
     version: Literal[1] = 1
 
     def merged(self, other: "BanditState") -> "BanditState":

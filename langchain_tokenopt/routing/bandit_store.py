@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from langchain_tokenopt.errors import StoreError
+from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.files import database_path
 from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
 
 
@@ -31,7 +32,7 @@ class MemoryBandit:
     """
 
     def __init__(self, state: BanditState | None = None) -> None:
-        self._state = state or BanditState()
+        self._state = state or BanditState(sums={})
         self._lock = threading.Lock()
 
     def sums(self, task: str) -> Mapping[str, ArmSums]:
@@ -83,11 +84,12 @@ class SqliteBandit:
         timeout_s: How long to wait for another process.
 
     Raises:
-        StoreError: On use: the file cannot be read or written.
+        ConfigurationError: No file can be there.
+        StoreError: On use: the file cannot be read or written, or what is in it is no sum.
     """
 
     def __init__(self, path: str | Path, *, timeout_s: float = 5.0) -> None:
-        self._path = str(path)
+        self._path = database_path(path)
         self._timeout_s = timeout_s
 
     def sums(self, task: str) -> Mapping[str, ArmSums]:
@@ -95,7 +97,7 @@ class SqliteBandit:
         query = "SELECT arm, weight, quality, cost FROM arms WHERE task = ?"
         with self._open() as file:
             rows = file.execute(query, (task,)).fetchall()
-        return {arm: ArmSums(weight=w, quality=q, cost=c) for arm, w, q, c in rows}
+            return {arm: ArmSums(weight=w, quality=q, cost=c) for arm, w, q, c in rows}
 
     def add(self, task: str, arm: str, *, quality: float, cost: float, discount: float) -> None:
         """Take in a reward, for its task and for all."""
@@ -109,9 +111,9 @@ class SqliteBandit:
         found: dict[str, dict[str, ArmSums]] = {}
         with self._open() as file:
             rows = file.execute("SELECT task, arm, weight, quality, cost FROM arms").fetchall()
-        for task, arm, weight, quality, cost in rows:
-            sums = ArmSums(weight=weight, quality=quality, cost=cost)
-            found.setdefault(task, {})[arm] = sums
+            for task, arm, weight, quality, cost in rows:
+                sums = ArmSums(weight=weight, quality=quality, cost=cost)
+                found.setdefault(task, {})[arm] = sums
         return BanditState(sums=found)
 
     def merge(self, state: BanditState) -> None:
@@ -128,5 +130,5 @@ class SqliteBandit:
             with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as file, file:
                 file.execute(_SCHEMA)
                 yield file
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ConfigurationError) as error:
             raise StoreError(f"the bandit's file {self._path} failed: {error}") from error

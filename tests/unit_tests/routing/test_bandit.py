@@ -1,13 +1,15 @@
-"""Learning online: what is tried, what it may cost, what is kept, and what the log tells."""
+"""Learning online: what is tried, what it may cost, and what is kept."""
 
 import asyncio
 import multiprocessing
 import random
+import sqlite3
 import statistics
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, replace
+from contextlib import closing
+from dataclasses import astuple
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,9 @@ from langchain_core.messages import HumanMessage
 from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError, StoreError
 from langchain_tokenopt.routing import Cascade, Tier
-from langchain_tokenopt.routing.bandit import Decision, TierBandit
+from langchain_tokenopt.routing.bandit import TierBandit
 from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
 from langchain_tokenopt.routing.bandit_store import MemoryBandit, SqliteBandit
-from langchain_tokenopt.routing.off_policy import evaluate_policy
 from langchain_tokenopt.routing.tasks import TaskClassifier, TaskMatch
 from langchain_tokenopt.testing import ScriptedModel
 
@@ -105,10 +106,12 @@ def test_kinds_of_tasks_are_learned_apart_and_a_new_one_borrows() -> None:
     play(learner, 2_000, {"small": 0.1, "large": 0.9}, cost, task="proofs")
 
     faq, proofs, new = (learner.beliefs(task) for task in ("faq", "proofs", "new"))
+    nothing = bandit().beliefs("new")
 
     assert faq["small"][0] > faq["large"][0]
     assert proofs["small"][0] < proofs["large"][0]
-    assert new["large"][1] > proofs["large"][1]
+    assert nothing["large"][1] > new["large"][1] > proofs["large"][1]
+    assert new["large"][0] + 0.2 > 0.7 > nothing["large"][0]
 
 
 def test_a_tier_below_the_quality_floor_is_left_out() -> None:
@@ -128,7 +131,8 @@ def test_in_shadow_mode_the_baseline_serves_and_decisions_are_logged() -> None:
     served = play(learner, 300, {"small": 1.0, "large": 0.5})
 
     assert set(served) == {"large"}
-    assert {decision.arm for decision in learner.log} <= set(ARMS)
+    assert {decision.arm for decision in learner.log} == set(ARMS)
+    assert all(decision.shadow for decision in learner.log)
 
 
 def test_an_audit_may_reward_another_tier() -> None:
@@ -180,6 +184,17 @@ def test_an_audit_of_what_served_is_its_reward_and_counts_once() -> None:
     assert not learner.reward("a", quality=1.0)
     assert not learner.reward("a", quality=0.0, arm="small")
     assert len(learner.log) == 1
+
+
+def test_an_audit_that_is_told_twice_counts_once() -> None:
+    store = MemoryBandit()
+    learner = bandit(mode="shadow", store=store)
+    learner.decide("faq", request_id="a")
+
+    assert learner.reward("a", quality=1.0, arm="small")
+    assert not learner.reward("a", quality=1.0, arm="small")
+    assert store.sums("faq") == {"small": ArmSums(weight=1, quality=1)}
+    assert learner.reward("a", quality=1.0)
 
 
 def test_prices_in_dollars_may_be_decimals() -> None:
@@ -246,9 +261,12 @@ def test_propensities_are_those_that_arms_are_drawn_with() -> None:
         ({"mode": "try"}, "mode is 'shadow' or 'serve'"),
         ({"discount": 0}, "discount is above 0"),
         ({"allowed_loss": -1}, "allowed_loss and price_weight are not below 0"),
+        ({"allowed_loss": float("nan")}, "allowed_loss and price_weight are not below 0"),
+        ({"price_weight": float("inf")}, "allowed_loss and price_weight are not below 0"),
         ({"quality_floor": 70}, "quality_floor is from 0 to 1, got 70"),
         ({"most_open": 0}, "most_open is at least 1"),
         ({"open_s": 0}, "open_s above 0"),
+        ({"open_s": float("nan")}, "open_s above 0"),
     ],
 )
 def test_wrong_options_are_refused(options: Any, says: str) -> None:
@@ -263,6 +281,7 @@ def test_wrong_options_are_refused(options: Any, says: str) -> None:
         {"quality": float("nan")},
         {"quality": 1, "cost": -1},
         {"quality": 1, "cost": Decimal("Infinity")},
+        {"quality": 1, "cost": Decimal("NaN")},
     ],
 )
 def test_wrong_rewards_are_refused(wrong: Any) -> None:
@@ -358,6 +377,10 @@ def test_a_state_is_saved_read_and_merged_by_any_store(store: Any, tmp_path: Pat
     "text",
     [
         "no json",
+        "{}",
+        '{"plan": {"choice": "cascade"}, "version": 1}',
+        '{"sums": {"faq": {"small": {"weight": 1, "qualty": 1}}}, "version": 1}',
+        '{"sums": {"faq": {"small": {"weight": 1, "cost": "Infinity"}}}, "version": 1}',
         '{"sums": {"faq": {"small": {"weight": -1}}}, "version": 1}',
         '{"sums": {"faq": {"small": {"weight": 1, "quality": 2}}}, "version": 1}',
         '{"sums": {}, "version": 2}',
@@ -483,6 +506,22 @@ def test_a_store_that_fails_leads_to_the_baseline_and_is_counted(tmp_path: Path)
         SqliteBandit(broken).sums("")
 
 
+def test_sums_that_no_rewards_add_up_to_are_a_store_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "b.sqlite"
+    SqliteBandit(path).add("faq", "small", quality=1.0, cost=0.0, discount=1.0)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE arms SET quality = 5")
+
+    assert bandit(store=SqliteBandit(path)).decide("faq").propensities["large"] == 1.0
+    with pytest.raises(StoreError, match="the bandit's file"):
+        SqliteBandit(path).state()
+
+
+def test_a_file_where_none_can_be_is_refused_before_any_request(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="a folder that exists"):
+        SqliteBandit(tmp_path / "mistyped" / "b.sqlite")
+
+
 # --- in a cascade ---------------------------------------------------------------------------------
 
 
@@ -540,102 +579,3 @@ def test_a_request_that_no_reward_can_name_is_told_of_once(
         "a request without `request_id` in "
     ]
     assert learner.expired == 0
-
-
-# --- what the log tells ---------------------------------------------------------------------------
-
-
-def logged(rounds: int, *, seed: int = 0) -> list[Decision]:
-    """Requests that were served by chance, 0.7 large."""
-    rng = random.Random(seed)
-    found = []
-    for number in range(rounds):
-        task = rng.choice(["easy", "hard"])
-        arm = "large" if rng.random() < 0.7 else "small"
-        right = 0.9 if arm == "large" else {"easy": 0.85, "hard": 0.2}[task]
-        found.append(
-            Decision(
-                request_id=str(number),
-                task=task,
-                arm=arm,
-                served=arm,
-                propensities={"small": 0.3, "large": 0.7},
-                quality=float(rng.random() < right),
-                cost=float(arm == "large"),
-            )
-        )
-    return found
-
-
-def by_difficulty(task: str) -> dict[str, float]:
-    return {"small": 1.0} if task == "easy" else {"large": 1.0}
-
-
-@pytest.mark.parametrize("estimator", ["ips", "snips", "dr"])
-def test_the_value_of_another_policy_is_within_its_interval(estimator: Any) -> None:
-    covered = 0
-    for seed in range(20):
-        value = evaluate_policy(logged(800, seed=seed), by_difficulty, estimator=estimator)
-        covered += value.low <= (0.85 + 0.9) / 2 <= value.high
-        assert value.requests == 800
-        assert value.effective < 800
-
-    assert covered >= 16
-
-
-def test_prices_count_in_the_value_of_a_policy() -> None:
-    log = logged(2_000)
-
-    free = evaluate_policy(log, lambda _: {"large": 1.0})
-    priced = evaluate_policy(log, lambda _: {"large": 1.0}, price_weight=0.1)
-
-    assert free.mean - priced.mean == pytest.approx(0.1, abs=0.01)
-
-
-def test_a_log_that_tells_nothing_is_refused() -> None:
-    shadow = Decision(
-        request_id="a",
-        task="",
-        arm="small",
-        served="large",
-        propensities={"small": 1.0},
-        quality=1.0,
-    )
-
-    like_it = replace(shadow, arm="large", propensities={"large": 1.0}, shadow=True)
-    with pytest.raises(ConfigurationError, match="no decision with a reward"):
-        evaluate_policy([], by_difficulty)
-    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
-        evaluate_policy([like_it], by_difficulty)
-    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
-        evaluate_policy([shadow], by_difficulty)
-    with pytest.raises(ConfigurationError, match="estimator is 'ips', 'snips' or 'dr'"):
-        evaluate_policy(logged(5), by_difficulty, estimator="best")  # type: ignore[arg-type]  # wrong on purpose
-
-
-def test_a_log_in_shadow_mode_is_told_even_where_it_decided_for_the_baseline() -> None:
-    learner = bandit(mode="shadow")
-    play(learner, 50, {"small": 0.5, "large": 0.5})
-    agreed = [decision for decision in learner.log if decision.arm == decision.served]
-
-    assert agreed
-    with pytest.raises(ConfigurationError, match="was logged in shadow mode"):
-        evaluate_policy(agreed, by_difficulty)
-
-
-def test_what_the_log_could_not_have_served_is_told() -> None:
-    log = [replace(each, propensities={"small": 0.0, "large": 1.0}) for each in logged(200)]
-    large = [each for each in log if each.served == "large"]
-
-    value = evaluate_policy(large, lambda _: {"small": 0.25, "large": 0.75})
-
-    assert value.unsupported == pytest.approx(0.25)
-    assert evaluate_policy(large, lambda _: {"large": 1.0}).unsupported == 0
-    with pytest.raises(ConfigurationError, match="nothing that the policy would have chosen"):
-        evaluate_policy(large, lambda _: {"small": 1.0})
-
-
-@pytest.mark.parametrize("shares", [{}, {"large": 0.5}, {"small": -0.5, "large": 1.5}])
-def test_a_policy_whose_probabilities_do_not_add_up_is_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match="probabilities that add up to 1"):
-        evaluate_policy(logged(20), lambda _: shares)
