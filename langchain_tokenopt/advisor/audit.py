@@ -117,6 +117,7 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
     Raises:
         LogFormatError: The file cannot be opened, or not one call can be read from it.
         LedgerFileError: It is a database, but no readable ledger.
+        StoreError: The disk of the temporary file is full.
 
     >>> import json, tempfile
     >>> def row(n):

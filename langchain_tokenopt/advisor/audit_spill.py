@@ -4,6 +4,7 @@ import sqlite3
 import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from langchain_tokenopt.advisor.audit_facts import CallFacts
+from langchain_tokenopt.errors import StoreError
 
 _AT_ONCE = 2_000
 _COLUMNS = ", ".join(CallFacts._fields)
@@ -36,11 +38,16 @@ class Spill:
         self.calls = 0
 
     def add_all(self, facts: Iterator[CallFacts]) -> None:
-        """Keep facts, in any order."""
+        """Keep facts, in any order.
+
+        Raises:
+            StoreError: The disk is full.
+        """
         marks = ", ".join("?" * len(CallFacts._fields))
         insert = f"INSERT INTO facts VALUES ({marks})"  # noqa: S608 - our own names
         while batch := list(islice(facts, _AT_ONCE)):
-            self._connection.executemany(insert, batch)
+            with self._telling():
+                self._connection.executemany(insert, batch)
             self._times.extend(each.at for each in batch)
             self.calls += len(batch)
 
@@ -48,14 +55,27 @@ class Spill:
         """Yield the facts, the oldest first."""
         times = np.array(self._times)
         query = f"SELECT {_COLUMNS} FROM facts"  # noqa: S608 - our own names
-        if (np.diff(times) >= 0).all():
-            return map(CallFacts._make, self._connection.execute(f"{query} ORDER BY rowid"))
-        # SQLite would sort whole rows, in a file of its own where the system keeps such files.
-        one = f"{query} WHERE rowid = ?"
-        return (
-            CallFacts._make(self._connection.execute(one, (int(n) + 1,)).fetchone())
-            for n in np.argsort(times, kind="stable")
-        )
+        with self._telling():
+            if (np.diff(times) >= 0).all():
+                yield from map(CallFacts._make, self._connection.execute(f"{query} ORDER BY rowid"))
+                return
+            # SQLite would sort whole rows, in a file of its own where the system keeps such files.
+            one = f"{query} WHERE rowid = ?"
+            for n in np.argsort(times, kind="stable"):
+                row = self._connection.execute(one, (int(n) + 1,)).fetchone()
+                yield CallFacts._make(row)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            message = (
+                f"the temporary file of the audit in {self._folder.name} failed after "
+                f"{self.calls:,} calls: {error}; name a folder with room for half a kilobyte a "
+                "call (`AuditOptions(folder=...)`, or TMPDIR)"
+            )
+            raise StoreError(message) from error
 
     def close(self) -> None:
         """Remove the file."""

@@ -143,7 +143,7 @@ class ExperimentLog:
         Raises:
             ConfigurationError: A value is no finite number.
         """
-        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+        wrong = {name: value for name, value in values.items() if not _is_finite(value)}
         if wrong or not values:
             raise ConfigurationError(f"expected finite values by metric, got {wrong or values}")
         rows = [(storable(request), name, float(value)) for name, value in values.items()]
@@ -223,3 +223,10 @@ class ExperimentLog:
         )
         connection.executescript(_CREATE)
         return connection
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

@@ -22,7 +22,7 @@ from langchain_tokenopt.advisor.audit_spill import Spill
 from langchain_tokenopt.advisor.formats import RowError, read_row
 from langchain_tokenopt.advisor.log import LoggedCall, LogProblem, iterate_log
 from langchain_tokenopt.cli import audit as command
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.errors import ConfigurationError, StoreError
 
 RULES = " ".join(f"Rule {n} of the shop says what to do." for n in range(300))
 
@@ -223,6 +223,17 @@ def test_calls_out_of_order_come_back_in_order_of_time(tmp_path: Path) -> None:
         lines = [facts.line for facts in spill.in_time_order()]
 
     assert lines == [5, 2, 3, 4, 1]
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    log = written(tmp_path / "log.jsonl", [row(n, f"{n} " * 300) for n in range(200)])
+    of = FactsOf()
+
+    with Spill(tmp_path) as spill:
+        spill._connection.execute("PRAGMA max_page_count = 8")
+        facts = (of(call) for call in iterate_log(log) if isinstance(call, LoggedCall))
+        with pytest.raises(StoreError, match=r"disk is full; name a folder with room"):
+            spill.add_all(facts)
 
 
 def secret_report(tmp_path: Path) -> AuditReport:

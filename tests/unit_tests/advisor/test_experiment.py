@@ -350,8 +350,10 @@ def test_an_outcome_is_kept_once_and_one_of_nobody_is_told() -> None:
     assert branch.log.outcome("r", quality=1.0)
     assert branch.log.outcomes("faq", "quality") == [("r", 0.0)]
     assert not branch.log.outcome("unknown", quality=1.0)
-    with pytest.raises(ConfigurationError, match="finite"):
-        branch.log.outcome("r", quality=math.nan)
+    wrong: list[Any] = [math.nan, "good", 10**400, None]
+    for value in wrong:
+        with pytest.raises(ConfigurationError, match="finite"):
+            branch.log.outcome("r", quality=value)
 
 
 def test_lost_assignments_are_noticed_and_nothing_is_concluded() -> None:
