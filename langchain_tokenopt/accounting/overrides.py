@@ -12,7 +12,6 @@ Prices are dollars per million tokens, as text so that no digit is lost. `model`
 the entries that match, the one with the latest `valid_from` before the call holds.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -20,11 +19,11 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_tokenopt.accounting.prices import Price
 from langchain_tokenopt.calls.usage import Usage
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import read_entries
 
 
 class PriceEntry(BaseModel):
@@ -68,24 +67,7 @@ class PriceOverrides:
                 names the entry and the field.
         """
         path = Path(path)
-        try:
-            # Numbers are kept as written: 0.1 in JSON is a price, not the nearest float.
-            content = json.loads(path.read_text(encoding="utf-8"), parse_float=str)
-            read = _File.model_validate(content)
-        except OSError as error:
-            message = f"cannot read the price file {path}: {error.strerror}"
-            raise ConfigurationError(message) from error
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}, "
-                f"got {problem['input']!r:.60}"
-                for problem in error.errors()
-            )
-            message = f"the price file {path} has wrong entries: {problems}"
-            raise ConfigurationError(message) from error
-        except ValueError as error:
-            message = f"the price file {path} is not JSON: {error}"
-            raise ConfigurationError(message) from error
+        read = read_entries(path, _File, called=f"the price file {path}")
         return cls(entries=tuple(read.prices), source=f"{path.name}")
 
     def __call__(

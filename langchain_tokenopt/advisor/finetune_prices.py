@@ -3,7 +3,6 @@
 The prices are data (`finetune_prices.json`), with their sources; a file of yours comes first.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,11 +12,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_tokenopt.accounting import Price
 from langchain_tokenopt.accounting.prices import MILLION
-from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import read_entries
 
 
 class TuningPrice(BaseModel):
@@ -75,7 +74,8 @@ class TuningPrices:
         Raises:
             ConfigurationError: The file is absent or wrong; the message names entry and field.
         """
-        own = _read(Path(path))
+        path = Path(path)
+        own = read_entries(path, _File, called=f"the file of tuning prices {path}")
         return cls((*own.prices, *bundled_tuning_prices().prices))
 
     def find(self, model: str, *, at: date) -> TuningPrice | None:
@@ -95,24 +95,5 @@ class TuningPrices:
 @cache
 def bundled_tuning_prices() -> TuningPrices:
     """Return the prices that come with the package."""
-    text = files("langchain_tokenopt.advisor").joinpath("finetune_prices.json").read_text("utf-8")
-    return TuningPrices(_File.model_validate(json.loads(text, parse_float=str)).prices)
-
-
-def _read(path: Path) -> _File:
-    try:
-        # Numbers are kept as written: 0.1 in JSON is a price, not the nearest float.
-        return _File.model_validate(json.loads(path.read_text(encoding="utf-8"), parse_float=str))
-    except OSError as error:
-        message = f"cannot read the file of tuning prices {path}: {error.strerror}"
-        raise ConfigurationError(message) from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem['input']!r:.60}"
-            for problem in error.errors()
-        )
-        message = f"the file of tuning prices {path} has wrong entries: {problems}"
-        raise ConfigurationError(message) from error
-    except ValueError as error:
-        message = f"the file of tuning prices {path} is not JSON: {error}"
-        raise ConfigurationError(message) from error
+    bundled = files("langchain_tokenopt.advisor") / "finetune_prices.json"
+    return TuningPrices(read_entries(bundled, _File, called="finetune_prices.json").prices)
