@@ -4,6 +4,7 @@ from html import escape
 
 from langchain_tokenopt.advisor.audit_intervals import Share
 from langchain_tokenopt.advisor.audit_report import HOW_SURE, TITLES, AuditReport, Finding
+from langchain_tokenopt.html_page import page
 
 _WIDTH, _LEFT, _ROW = 860, 210, 34
 _ADDED, _BOUND, _COMBINED = "#2f6fed", "#c3cad6", "#0f9d6e"
@@ -13,12 +14,7 @@ def report_as_html(report: AuditReport) -> str:
     """Return the report as a page: what would be saved, how sure that is, and the evidence."""
     title = f"Audit of {report.source}"
     rows = "".join(_row(each, report) for each in report.findings)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style></head><body><main>
-<h1>{escape(title)}</h1>
-<p class=range>{escape(_range(report))}</p>
+    content = f"""<p class=range>{escape(_range(report))}</p>
 <p class=headline>{report.combined.value:.1%} less,
 {escape(report.amount(report.combined_saved))} of {escape(report.amount(report.cost))},
 {report.calls:,} calls</p>{_notices(report)}
@@ -29,9 +25,8 @@ def report_as_html(report: AuditReport) -> str:
 <td></td><td>{escape(report.amount(report.combined_saved))}</td></tr></tfoot></table></div>
 <p class=range>{escape(HOW_SURE)}</p>
 <h2>Evidence</h2>{"".join(map(_evidence, report.findings))}
-<h2>Settings</h2><pre>{escape(report.settings)}</pre>{_problems(report)}
-</main></body></html>
-"""
+<h2>Settings</h2><pre>{escape(report.settings)}</pre>{_problems(report)}"""
+    return page(title, content, style=_STYLE)
 
 
 def _range(report: AuditReport) -> str:
@@ -117,20 +112,7 @@ def _problems(report: AuditReport) -> str:
     return f"<h2>{report.problem_count:,} lines could not be read</h2><ul>{shown}</ul>"
 
 
-# That of the account's report (dashboard/html_report.py).
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2330;background:#f5f7fa;margin:0}
-main{max-width:1040px;margin:0 auto;padding:32px 20px}
-h1{font-size:28px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 10px}
-h3{font-size:15px;font-weight:600;margin:18px 0 6px}
-.headline{font-size:18px;color:#0b7a55}.range{color:#5a6474;margin:0 0 6px;font-size:14px}
-.notice{background:#fff4d6;border-left:4px solid #b4570c;padding:8px 12px;font-weight:600}
-.wide{overflow-x:auto}ul{margin:0;padding-left:20px;font-size:14px}
-table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #dde3ec;font-size:14px}
-th,td{padding:6px 9px;text-align:right;border-bottom:1px solid #edf0f5;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-th:first-child{text-align:left;font-weight:500}thead th,tfoot{background:#eef2f8;font-weight:600}
+_STYLE = """ul{margin:0;padding-left:20px;font-size:14px}
 pre{background:#fff;border:1px solid #dde3ec;padding:12px;overflow-x:auto;font-size:13px}
 code{overflow-wrap:anywhere}
-svg{width:100%;background:#fff;border:1px solid #dde3ec}svg text{font-size:12px;fill:#5a6474}
 """

@@ -7,6 +7,7 @@ from html import escape
 
 from langchain_tokenopt.accounting import Totals, dollars, seconds
 from langchain_tokenopt.dashboard.account import Account, range_shown
+from langchain_tokenopt.html_page import page
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 860, 240, 84, 30, 14
 _MOST_BARS = 20
@@ -18,21 +19,15 @@ def account_as_html(account: Account) -> str:
     totals = account.totals
     title = f"Account of {account.ledger}"
     notices = "".join(f"<p class=notice>{escape(told)}</p>" for told in account.notices)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style></head><body><main>
-<h1>{escape(title)}</h1>
-<p class=range>{escape(range_shown(account.within))}</p>
+    content = f"""<p class=range>{escape(range_shown(account.within))}</p>
 <p class=headline>{escape(dollars(totals.cost))} spent, {escape(dollars(totals.saved))} saved by
 caches, {totals.calls:,} calls</p>{notices}
 <h2>By day</h2>{_days(account)}
 <h2>Spent by {escape(account.by)}</h2>{_bars(account.groups)}
 <h2>Every {escape(account.by)}</h2>{_table(account)}
 <p class=range>Percentiles are within 2% of the exact ones, over calls that were answered, cache
-hits among them. Cached share: input that the provider's own prompt cache served.</p>
-</main></body></html>
-"""
+hits among them. Cached share: input that the provider's own prompt cache served.</p>"""
+    return page(title, content, style=_STYLE)
 
 
 def _table(account: Account) -> str:
@@ -156,22 +151,10 @@ def _money(top: float) -> Callable[[float], str]:
     return lambda value: f"${value:,.{digits}f}"
 
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2330;background:#f5f7fa;margin:0}
-main{max-width:1040px;margin:0 auto;padding:32px 20px}
-h1{font-size:28px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 10px}
-h3{font-size:15px;font-weight:600;margin:18px 0 6px}
-.headline{font-size:18px;color:#0b7a55}.range{color:#5a6474;margin:0 0 6px;font-size:14px}
-.notice{background:#fff4d6;border-left:4px solid #b4570c;padding:8px 12px;font-weight:600}
-.wide{overflow-x:auto}.loud{color:#b4570c;font-weight:700}
-table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #dde3ec;font-size:14px}
-th,td{padding:6px 9px;text-align:right;border-bottom:1px solid #edf0f5;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-th:first-child{text-align:left;font-weight:500}thead th,tfoot{background:#eef2f8;font-weight:600}
+_STYLE = """.loud{color:#b4570c;font-weight:700}
 .bar{display:grid;grid-template-columns:minmax(120px,240px) 1fr 110px;gap:10px;margin:6px 0;
 align-items:center}.bar span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .bar u{display:block;height:18px;background:#2f6fed;border-radius:3px;min-width:2px}
 .bar b{font-weight:500;text-align:right;font-variant-numeric:tabular-nums}
-svg{width:100%;background:#fff;border:1px solid #dde3ec}svg text{font-size:12px;fill:#5a6474}
 .grid{stroke:#e3e8f0}
 """
