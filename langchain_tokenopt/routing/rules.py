@@ -23,6 +23,7 @@ Script: TypeAlias = Literal[
 """How Unicode calls them; Japanese is written in CJK, Hiragana and Katakana."""
 
 _LETTERS_READ = 1_000
+_PROVIDERS_OWN = re.compile(rf"(?:input_)?({'|'.join(get_args(AttachmentKind))})(?:_url)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,8 @@ def uses_tools(*names: str, tier: str) -> Rule:
     >>> uses_tools("query", tier="large").applies([HumanMessage("How many?"), found])
     True
     """
+    if not all(name.strip() for name in names):
+        raise ConfigurationError(f"expected names of tools, none of them empty, got {names!r}")
     wanted = frozenset(names)
     return Rule(
         tier=tier,
@@ -139,7 +142,7 @@ def written_in(*scripts: Script, tier: str) -> Rule:
     def applies(messages: Sequence[BaseMessage]) -> bool:
         text = last_human_text(messages)
         letters = list(islice(filter(str.isalpha, text), _LETTERS_READ))
-        of_them = sum(unicodedata.name(letter, "").split(" ")[0] in wanted for letter in letters)
+        of_them = sum(not wanted.isdisjoint(_scripts_of(letter)) for letter in letters)
         return bool(letters) and 2 * of_them >= len(letters)
 
     return Rule(
@@ -156,6 +159,11 @@ def _check_known(given: Sequence[str], known: Sequence[str], what: str) -> None:
         raise ConfigurationError(message)
 
 
+def _scripts_of(letter: str) -> list[str]:
+    # The sign that lengthens Japanese vowels is named "KATAKANA-HIRAGANA PROLONGED SOUND MARK".
+    return unicodedata.name(letter, "").split(" ")[0].split("-")
+
+
 def _attachments(message: BaseMessage) -> set[str]:
     return {_kind_of(block) for block in message.content_blocks if block["type"] != "text"}
 
@@ -165,9 +173,14 @@ def _kind_of(block: Mapping[str, Any]) -> str:
         return "file"
     if block["type"] != "non_standard":
         return str(block["type"])
-    # A provider's own form, such as Google's `media`, says what it is by its mime type.
-    kind, _, rest = str(block["value"].get("mime_type") or "").partition("/")
-    return kind if kind in get_args(AttachmentKind) else "file" if rest else ""
+    # A provider's own form says what it is by a mime type, as Google's `media`, or by its own type,
+    # as OpenAI's `input_image` and `video_url`.
+    value = block["value"]
+    kind, _, rest = str(value.get("mime_type") or "").partition("/")
+    if rest:
+        return kind if kind in get_args(AttachmentKind) else "file"
+    named = _PROVIDERS_OWN.fullmatch(str(value.get("type") or ""))
+    return named[1] if named else ""
 
 
 def _tools_called(messages: Sequence[BaseMessage]) -> list[str]:

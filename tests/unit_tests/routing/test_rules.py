@@ -35,6 +35,9 @@ UNKNOWN: Any = ("Klingon",)
         ({"type": "text-plain", "text": "a", "mime_type": "text/plain"}, "file"),
         ({"type": "media", "mime_type": "audio/wav", "data": "AAAA"}, "audio"),
         ({"type": "media", "mime_type": "application/pdf", "data": "AAAA"}, "file"),
+        ({"type": "input_image", "image_url": PNG}, "image"),
+        ({"type": "input_file", "file_id": "file-1"}, "file"),
+        ({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, "video"),
     ],
 )
 def test_attachments_are_known_in_the_forms_of_langchain_and_of_providers(
@@ -54,6 +57,12 @@ def test_an_attachment_of_an_earlier_turn_counts_and_text_does_not() -> None:
 
     assert rule.applies([shown, AIMessage("A map."), HumanMessage("Of where?")])
     assert not rule.applies([HumanMessage("See image.png"), AIMessage("Which one?")])
+
+
+def test_a_block_that_only_has_a_kind_in_its_name_is_no_attachment() -> None:
+    searched = HumanMessage([{"type": "file_search_call", "id": "1"}])
+
+    assert not has_attachment(tier="large").applies([searched])
 
 
 CALL = {"name": "query", "args": {}, "id": "1", "type": "tool_call"}
@@ -97,6 +106,7 @@ def test_tools_of_an_earlier_turn_do_not_count() -> None:
         ("Где мой iPhone?", ["Cyrillic"], True),
         ("What does \u0434\u0430 mean?", ["Cyrillic"], False),
         ("注文はどこですか", ["CJK", "Hiragana"], True),
+        ("ノート PC", ["Katakana"], True),
         ("Où est ma commande ?", ["Latin"], True),
         ("42 + 1?", ["Latin"], False),
         ("", ["Latin"], False),
@@ -125,6 +135,7 @@ def test_only_the_last_human_turn_is_read_for_its_script() -> None:
     [
         (lambda: written_in(*UNKNOWN, tier="large"), "no script is called 'Klingon'"),
         (lambda: written_in(tier="large"), "at least one script"),
+        (lambda: uses_tools("query", " ", tier="large"), "names of tools, none of them empty"),
         (
             lambda: has_attachment(*UNKNOWN, tier="large"),
             "no kind of attachment is called 'Klingon'",
