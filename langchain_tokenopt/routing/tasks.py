@@ -132,7 +132,7 @@ class TaskClassifier:
         columns = []
         for kind in range(len(self._names)):
             own = np.sort(likeness[:, self._kinds == kind], axis=1)[:, -_NEAREST:]
-            columns.append(np.where(np.isfinite(own), own, own[:, -1:]).mean(axis=1))
+            columns.append(own.mean(axis=1, where=np.isfinite(own)))
         return np.stack(columns, axis=1)
 
     def _matches(self, fitted: "_Fitted", questions: _Table) -> list[TaskMatch]:

@@ -97,6 +97,17 @@ def test_a_narrow_kind_takes_only_what_is_as_close_as_its_examples() -> None:
     assert classifier.classify("140").task == "wide"
 
 
+def test_each_of_three_examples_is_measured_by_the_two_others() -> None:
+    kinds = [angles("low", 0, 10, 60), angles("high", 200, 210, 260)]
+    classifier = TaskClassifier(InAPlane(), kinds, abstain=0)
+
+    least = (math.cos(math.radians(60)) + math.cos(math.radians(50))) / 2  # of 60 to 0 and 10
+    near, far = classifier.classify("72"), classifier.classify("74")
+
+    assert near.likeness > least > far.likeness
+    assert (near.task, far.task) == ("low", None)
+
+
 class OfLetters(Embeddings):
     """Embeds a word as the sum of its letters, each of which has a direction of its own."""
 
