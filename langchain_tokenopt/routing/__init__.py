@@ -5,7 +5,8 @@ from langchain_tokenopt.routing.attempt import Attempt, Check, Verdict
 from langchain_tokenopt.routing.balance import BalancedChatModel
 from langchain_tokenopt.routing.balance_board import DeploymentsCoolingError
 from langchain_tokenopt.routing.bandit import Decision, TierBandit
-from langchain_tokenopt.routing.bandit_store import MemoryBandit, SqliteBandit
+from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
+from langchain_tokenopt.routing.bandit_store import BanditStore, MemoryBandit, SqliteBandit
 from langchain_tokenopt.routing.calibrate import calibrate, split_labels
 from langchain_tokenopt.routing.cascade import create_cascade
 from langchain_tokenopt.routing.cascade_accept import Scorer
@@ -47,16 +48,26 @@ from langchain_tokenopt.routing.risk import (
     promise,
 )
 from langchain_tokenopt.routing.router import GainRouter, fit_router
-from langchain_tokenopt.routing.rules import Rule, longer_than, mentions
+from langchain_tokenopt.routing.rules import (
+    Rule,
+    has_attachment,
+    longer_than,
+    mentions,
+    uses_tools,
+    written_in,
+)
 from langchain_tokenopt.routing.tasks import TaskClassifier, TaskMatch, by_task
 from langchain_tokenopt.routing.tool_checks import bound_tools, matches, tool_arguments
 
 __all__ = [
     "TASKS",
     "AnswerReader",
+    "ArmSums",
     "Attempt",
     "BalanceStats",
     "BalancedChatModel",
+    "BanditState",
+    "BanditStore",
     "Cascade",
     "CascadePlan",
     "CascadeState",
@@ -114,6 +125,7 @@ __all__ = [
     "evaluate_policy",
     "fault_of",
     "fit_router",
+    "has_attachment",
     "labelled",
     "labels_needed",
     "least_escalated",
@@ -130,5 +142,7 @@ __all__ = [
     "split_labels",
     "tiers_of",
     "tool_arguments",
+    "uses_tools",
     "with_instruction",
+    "written_in",
 ]
