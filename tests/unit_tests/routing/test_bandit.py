@@ -121,7 +121,7 @@ def test_a_tier_below_the_quality_floor_is_left_out() -> None:
     served = play(learner, 2_000, {"small": 0.5, "large": 0.9}, cost)
 
     free = play(bandit(price_weight=1.0), 2_000, {"small": 0.5, "large": 0.9}, cost)
-    assert served[-1_000:].count("small") < 20  # tried again in time
+    assert served[-1_000:].count("small") < 100  # tried again in time, some times in a row
     assert free[-1_000:].count("small") > 900
 
 
@@ -448,6 +448,16 @@ def test_what_was_learned_outlives_the_process(tmp_path: Path) -> None:
     again = bandit(store=SqliteBandit(path)).beliefs("faq")
 
     assert again["large"][0] > again["small"][0]
+
+
+def test_a_reward_is_taken_only_by_the_bandit_that_decided(tmp_path: Path) -> None:
+    store = SqliteBandit(tmp_path / "b.sqlite")
+    one, other = bandit(store=store), bandit(store=store)
+    one.decide("faq", request_id="a")
+
+    assert not other.reward("a", quality=1.0)
+    assert one.reward("a", quality=1.0)
+    assert sum(sums.weight for sums in store.sums("faq").values()) == 1
 
 
 class OffTheLoop(MemoryBandit):
