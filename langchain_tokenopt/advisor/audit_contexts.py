@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from math import ceil
 
 from langchain_tokenopt.advisor.audit_evidence import Example, example
 from langchain_tokenopt.advisor.audit_facts import CallFacts
@@ -9,6 +10,9 @@ from langchain_tokenopt.advisor.audit_prefixes import Reads
 
 _MOST_EXAMPLES = 3
 _MOST_CONVERSATIONS = 100_000
+_NOTE = 20
+_PASSAGES = 300
+"""What a `ContextWindow` keeps free by default: for its note, and for what a question may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,9 @@ class ContextReplay:
     """Says what of each call a window would leave out.
 
     Above `max_tokens` it cuts a conversation to half of them, in one step, and leaves out the same
-    until it is above again, as a `ContextWindow` does by default. The static start and the last
-    question always stay.
+    until it is above again, as a `ContextWindow` does by default: with some room kept free, and
+    in whole turns, which are taken to be equally long. The static start and the last question
+    always stay. Passages that a question needs again are not counted.
     """
 
     max_tokens: int
@@ -43,7 +48,10 @@ class ContextReplay:
         known = min(self._left_out.get(call.conversation, 0), most)
         out, is_new = known, False
         if call.input - known > self.max_tokens:
-            out = min(call.input - self.max_tokens // 2, most)
+            half = self.max_tokens // 2
+            least = call.input - half + _NOTE + min(_PASSAGES, half // 4)
+            turn = most / max(call.turns / 2, 1)
+            out = min(int(ceil(least / turn) * turn), most) if turn else 0
             is_new = out > known
         if out <= 0:
             return Cut(call.input)

@@ -71,6 +71,8 @@ class CallFacts(NamedTuple):
     """Characters of tools and system messages."""
     history: int
     """Characters of what stands between them and the last question."""
+    turns: int
+    """Messages that stand there."""
     conversation: bytes
     """Equal for calls of one conversation: its first messages are."""
     template: bytes
@@ -128,7 +130,8 @@ class FactsOf:
     def __call__(self, call: LoggedCall) -> CallFacts:
         """Return the facts of one call."""
         shape = RequestShape.of(call.messages, model=call.model, parameters=call.parameters)
-        static, history, question = _split(call.messages, shape)
+        static, between, question = _split(call.messages, shape)
+        history = sum(len(part.name) + len(part.text) + 2 for part in between)
         usage, is_reported, tier = _usage(call, shape)
         money = self.money(
             call.model, usage, at=call.at, provider=call.metadata.get("ls_provider"), tier=tier
@@ -155,6 +158,7 @@ class FactsOf:
             characters=len(text),
             static=len(static),
             history=history,
+            turns=len(between),
             conversation=_conversation(call, about) if history else b"",
             template=template,
             static_key=static_key,
@@ -246,17 +250,16 @@ def _kind(call: LoggedCall) -> str:
     return "answered" if call.answer.text.strip() or call.answer.tool_calls else "empty"
 
 
-def _split(messages: Sequence[BaseMessage], shape: RequestShape) -> tuple[str, int, str]:
-    """Return the static start, the characters up to the last question, and the question."""
+def _split(messages: Sequence[BaseMessage], shape: RequestShape) -> tuple[str, Sequence[Part], str]:
+    """Return the static start, what stands before the last question, and the question."""
     first = 0
     while first < len(messages) and messages[first].type == "system":
         first += 1
     kept = shape.parts[: len(shape.tools) + first]
     static = "\n".join(f"{part.name}\n{part.text}" for part in kept)
     is_asked = len(messages) > first and isinstance(messages[-1], HumanMessage)
-    between: Sequence[Part] = shape.messages[first : -1 if is_asked else None]
-    history = sum(len(part.name) + len(part.text) + 2 for part in between)
-    return static, history, messages[-1].text.strip() if is_asked else ""
+    between = shape.messages[first : -1 if is_asked else None]
+    return static, between, messages[-1].text.strip() if is_asked else ""
 
 
 def _about(call: LoggedCall) -> str:

@@ -74,6 +74,7 @@ def _facts(record: CallRecord, line: int, facts: FactsOf) -> CallFacts:
         characters=0,
         static=0,
         history=0,
+        turns=0,
         conversation=b"",
         template=(record.feature or "").encode()[:8],
         static_key=b"",

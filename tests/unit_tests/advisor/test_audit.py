@@ -309,20 +309,34 @@ def test_a_prefix_that_is_used_too_rarely_is_not_worth_writing(tmp_path: Path) -
     assert "a written prefix pays from use 2 on" in prompt.notes[0]
 
 
-def test_a_history_above_the_bound_is_cut_to_half_of_it(tmp_path: Path) -> None:
-    history = [("user", words(1, 400)), ("assistant", words(2, 400))]
-    rows = [row(n, words(n), history=history, usage=(9_000, 10, 0)) for n in range(20)]
+def turns(count: int = 20) -> list[tuple[str, str]]:
+    """Return a history of equally long turns."""
+    return [(("user", "assistant")[n % 2], words(1_000 + n, 20)) for n in range(2 * count)]
+
+
+def test_a_history_above_the_bound_is_cut_to_half_of_it_in_whole_turns(tmp_path: Path) -> None:
+    rows = [row(n, words(n), history=turns(), usage=(9_000, 10, 0)) for n in range(20)]
 
     context = found(audit(log_of(tmp_path, rows)), "context")
 
     assert context.calls == 20
-    assert context.tokens == 20 * 5_000
-    assert context.share.value == pytest.approx(5_000 * 1.25 / (9_000 * 1.25 + 100), rel=0.01)
+    out = context.tokens / 20
+    # 320 tokens are kept free; a turn has some 440.
+    assert 5_320 <= out <= 5_320 + 440
+    assert context.share.value == pytest.approx(out * 1.25 / (9_000 * 1.25 + 100), rel=0.01)
+
+
+def test_one_long_turn_goes_as_a_whole(tmp_path: Path) -> None:
+    rows = [row(n, words(n), history=turns(1), usage=(9_000, 10, 0)) for n in range(20)]
+
+    context = found(audit(log_of(tmp_path, rows)), "context")
+
+    # What stays is the question.
+    assert context.tokens / 20 == pytest.approx(9_000 * 2 / 2.6, rel=0.1)
 
 
 def test_a_cut_that_breaks_the_cached_prefix_can_cost_more_than_it_saves(tmp_path: Path) -> None:
-    history = [("user", words(1, 400)), ("assistant", words(2, 400))]
-    first = [row(0, words(0), system=words(7), history=history, usage=(9_000, 10, 8_960))]
+    first = [row(0, words(0), system=words(7), history=turns(), usage=(9_000, 10, 8_960))]
     others = [row(n, words(n), usage=(20, 10, 0)) for n in range(1, 20)]
 
     report = audit(log_of(tmp_path, [*first, *others]))
@@ -336,14 +350,14 @@ def test_a_cut_that_breaks_the_cached_prefix_can_cost_more_than_it_saves(tmp_pat
 
 
 def test_after_a_cut_the_rest_is_read_from_the_cache_again(tmp_path: Path) -> None:
-    history = [("user", words(1, 400)), ("assistant", words(2, 400))]
-    rows = [row(n, words(n), history=history, usage=(9_000, 10, 8_960)) for n in range(50)]
+    rows = [row(n, words(n), history=turns(), usage=(9_000, 10, 8_960)) for n in range(50)]
 
     context = found(audit(log_of(tmp_path, rows)), "context")
 
-    # 49 of 50 calls read 5,000 tokens less, at a tenth of the price; one pays 4,000 in full.
+    # 49 of 50 calls read what is left out less, at a tenth of the price; one pays the rest in full.
+    out = context.tokens / 50
     before = 50 * (8_960 * 0.125 + 40 * 1.25 + 100)
-    after = 4_000 * 1.25 + 100 + 49 * (3_960 * 0.125 + 40 * 1.25 + 100)
+    after = (9_000 - out) * 1.25 + 100 + 49 * ((8_960 - out) * 0.125 + 40 * 1.25 + 100)
     assert context.share.value == pytest.approx(1 - after / before, rel=0.02)
 
 
