@@ -65,7 +65,9 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
             store = SqliteBudgets(tmp_path / "ledger.sqlite")
         else:
             url = request.getfixturevalue("redis_server").url
-            store = RedisBudgets(url, namespace=request.getfixturevalue("namespace"))
+            # Two hundred connections at once take a busy machine more than the usual half second.
+            namespace = request.getfixturevalue("namespace")
+            store = RedisBudgets(url, namespace=namespace, timeout_s=30)
         made.append(store)
         return store
 
