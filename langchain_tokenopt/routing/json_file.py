@@ -8,6 +8,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import database_path
 
 Held = TypeVar("Held")
 
@@ -40,8 +41,12 @@ def write_json(path: Path, codec: TypeAdapter[Held], held: Held) -> None:
 
     A link stays one, and a file keeps its permissions. What is no file, such as `/dev/stdout`, is
     written to as it is.
+
+    Raises:
+        ConfigurationError: No file can be there.
     """
     content = codec.dump_json(held, indent=2) + b"\n"
+    path = database_path(path)
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return

@@ -48,6 +48,16 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
     assert names_in(tmp_path) == ["numbers.json"]
 
 
+@pytest.mark.parametrize("place", [".", "mistyped/numbers.json"])
+def test_a_place_where_no_file_can_be_is_named_as_it_was_given(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+
+    with pytest.raises(ConfigurationError, match=f"in a folder that exists, got {path};"):
+        write_json(path, NUMBERS, {"a": 1})
+
+    assert names_in(tmp_path) == []
+
+
 def test_a_file_keeps_its_permissions_and_a_link_stays_one(tmp_path: Path) -> None:
     path, link = tmp_path / "numbers.json", tmp_path / "link.json"
     path.write_text("{}")
