@@ -13,6 +13,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 CACHE_MARK = "tokenopt_cache"
 """Key in `response_metadata` under which a served answer says that no model was called."""
 
+SEMANTIC = "semantic"
+"""Source in the mark of an answer to another question, which means the same."""
+
 BATCH_MARK = "tokenopt_batch"
 """Key in `response_metadata` of an answer that came through a provider's Batch API."""
 

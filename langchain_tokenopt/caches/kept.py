@@ -14,8 +14,9 @@ from langchain_tokenopt.caches.index import VectorIndex
 from langchain_tokenopt.caches.likeness import WordWeights
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_file import Row, SemanticFile
-from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.template import Packed
+from langchain_tokenopt.messages import SEMANTIC
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class KeptQuestions:
         self,
         *,
         max_entries: int,
-        source: str = SOURCE,
+        source: str = SEMANTIC,
         file: SemanticFile | None = None,
         clock: Callable[[], float],
     ) -> None:

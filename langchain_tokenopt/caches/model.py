@@ -25,7 +25,7 @@ from langchain_tokenopt.caches.control import current_control
 from langchain_tokenopt.caches.exact import ExactCache
 from langchain_tokenopt.caches.keys import Keyed, KeyMaker, canonical_prompt
 from langchain_tokenopt.caches.lead import Answers, Lead, Leads, Leases
-from langchain_tokenopt.caches.replay import restore_parsed, served, settled
+from langchain_tokenopt.caches.replay import is_likeness, restore_parsed, served, settled
 from langchain_tokenopt.caches.store import Tally
 from langchain_tokenopt.wrapping import (
     WrappedChatModel,
@@ -285,7 +285,7 @@ class CachedChatModel(WrappedChatModel):
             return
         answers = settled(result)
         lead.turn.deliver(answers)
-        if current_control().no_store:
+        if current_control().no_store or is_likeness(result.generations):
             return
         try:
             self.response_cache.update(request.prompt, request.llm_string, answers)
@@ -297,7 +297,7 @@ class CachedChatModel(WrappedChatModel):
             return
         answers = settled(result)
         lead.turn.deliver(answers)
-        if current_control().no_store:
+        if current_control().no_store or is_likeness(result.generations):
             return
         try:
             await self.response_cache.aupdate(request.prompt, request.llm_string, answers)

@@ -8,7 +8,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import BaseModel, ValidationError
 
 from langchain_tokenopt.caches.codec import copied
-from langchain_tokenopt.messages import CACHE_MARK, mark_cache_hit
+from langchain_tokenopt.messages import CACHE_MARK, SEMANTIC, mark_cache_hit
 
 
 def settled(result: ChatResult) -> list[ChatGeneration]:
@@ -76,6 +76,11 @@ def _serve(generation: Any, source: str) -> ChatGeneration:
         if mark is not None:
             message.response_metadata[CACHE_MARK] = copied(mark)
     return ChatGeneration(message=message, generation_info=info)
+
+
+def is_likeness(generations: Sequence[Any]) -> bool:
+    """Return whether a semantic cache served this, so that it must not be kept as an answer."""
+    return any((_mark_of(each) or {}).get("source") == SEMANTIC for each in generations)
 
 
 def _mark_of(generation: Any) -> dict[str, Any] | None:

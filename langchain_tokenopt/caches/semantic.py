@@ -27,7 +27,6 @@ from langchain_tokenopt.caches.question import Condense, Policy, Question, cache
 from langchain_tokenopt.caches.semantic_file import SemanticFile
 from langchain_tokenopt.caches.semantic_learned import Learned
 from langchain_tokenopt.caches.semantic_questions import (
-    SOURCE,
     Decision,
     Questions,
     Recent,
@@ -36,7 +35,7 @@ from langchain_tokenopt.caches.semantic_questions import (
 from langchain_tokenopt.caches.semantic_stats import SemanticStats, stats_of
 from langchain_tokenopt.caches.semantic_verifier import AsyncVerifier, Verification
 from langchain_tokenopt.caches.store import Tally
-from langchain_tokenopt.messages import CACHE_MARK
+from langchain_tokenopt.messages import CACHE_MARK, SEMANTIC
 
 _LOG = logging.getLogger(__name__)
 _NEAR = 8
@@ -339,7 +338,7 @@ class SemanticCache(BaseCache):
         answer = entry.packed.fresh()
         if isinstance(answer, ChatGeneration):
             answer.message.response_metadata[CACHE_MARK] = {
-                "source": SOURCE,
+                "source": SEMANTIC,
                 "entry": entry.id,
                 "hit": hit,
                 "question": entry.question.text,

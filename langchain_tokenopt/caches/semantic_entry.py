@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.codec import Codec, UnreadableError
 from langchain_tokenopt.caches.question import Question
-from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.template import Packed
+from langchain_tokenopt.messages import SEMANTIC
 
 _ENTRY, _LEARNED = b"TOQ1", b"TOL1"  # raise the digit when what follows changes
 _CHECK_BYTES = 16
@@ -91,7 +92,7 @@ class EntryCodec:
             kept = KeptQuestion(
                 id=id_,
                 question=question,
-                packed=Packed(answer, source=SOURCE),
+                packed=Packed(answer, source=SEMANTIC),
                 answer=answer.text,
                 group=group,
                 expires_at=expires_at,

@@ -18,8 +18,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
-SOURCE = "semantic"
-"""The name that hits carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

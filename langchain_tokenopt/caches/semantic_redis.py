@@ -16,12 +16,13 @@ from langchain_tokenopt.caches.likeness import WordWeights, read
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_entry import EntryCodec
 from langchain_tokenopt.caches.semantic_log import LocalSearch, digest_of
-from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.semantic_scripts import ADD, FORGET, INVALIDATE, RENEW
 from langchain_tokenopt.caches.semantic_vectors import ServerSearch, set_name
 from langchain_tokenopt.caches.store import StoreError
 from langchain_tokenopt.caches.template import Packed
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.messages import SEMANTIC
 from langchain_tokenopt.redis_client import (
     Command,
     RedisClients,
@@ -160,7 +161,7 @@ class RedisQuestions:
         entry = KeptQuestion(
             id=_random_id(),
             question=question,
-            packed=Packed(answer, source=SOURCE),
+            packed=Packed(answer, source=SEMANTIC),
             answer=answer.text,
             group=_random_id() if group is None else group,
             expires_at=math.inf if ttl_s is None else self._clock() + ttl_s,

@@ -17,7 +17,13 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_tokenopt.accounting import UsageLedger
-from langchain_tokenopt.caches import CachedChatModel, SemanticCache, answers_agree, cache_control
+from langchain_tokenopt.caches import (
+    CachedChatModel,
+    MemoryCache,
+    SemanticCache,
+    answers_agree,
+    cache_control,
+)
 from langchain_tokenopt.caches.decision import PRIOR, RiskBudget, RiskModel, fit
 from langchain_tokenopt.caches.index import VectorIndex
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -49,6 +55,21 @@ def kept(cache: SemanticCache, text: str = ASKED, said: str = "Click here.") -> 
 
 
 # --- what must be equal -----------------------------------------------------------------------
+
+
+async def test_a_like_answer_does_not_become_an_exact_one() -> None:
+    similar = cache_of()
+    upstream = ScriptedModel(["Click here.", "Click there."], when_exhausted="repeat_last")
+    inner = CachedChatModel(upstream, cache=similar)
+    outer = CachedChatModel(inner, cache=MemoryCache())
+
+    inner.invoke(ASKED)
+    assert outer.invoke(LIKE).text == "Click here."
+    assert (await outer.ainvoke(LIKE)).text == "Click here."
+    similar.clear()
+
+    assert [outer.invoke(LIKE).text for _ in range(2)] == ["Click there."] * 2
+    assert upstream.calls == 2
 
 
 def test_a_like_question_gets_the_kept_answer() -> None:

@@ -12,8 +12,9 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_tokenopt.caches import UnreadableError
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_entry import EntryCodec
-from langchain_tokenopt.caches.semantic_questions import SOURCE, KeptQuestion
+from langchain_tokenopt.caches.semantic_questions import KeptQuestion
 from langchain_tokenopt.caches.template import Packed
+from langchain_tokenopt.messages import SEMANTIC
 
 ANSWER = ChatGeneration(message=AIMessage("Click here."))
 
@@ -22,7 +23,7 @@ def kept_of(text: str = "How?", answer: Generation = ANSWER, **fields: object) -
     known = {
         "id": 7,
         "question": Question(text=text, partition=b"p" * 32, temperature=None),
-        "packed": Packed(answer, source=SOURCE),
+        "packed": Packed(answer, source=SEMANTIC),
         "answer": answer.text,
         "group": 9,
         "expires_at": math.inf,
