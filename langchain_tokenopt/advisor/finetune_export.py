@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -26,6 +27,7 @@ from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.tokens import TokenCounter, counter_for
 
 LEAST_EXAMPLES = 10
+_NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
 """OpenAI trains on no fewer."""
 
 Keep = Callable[[LoggedCall], bool]
@@ -96,7 +98,8 @@ def training_set(
 ) -> TrainingSet:
     """Return the calls of a log as examples to tune a model on.
 
-    Of prompts that are the same, or nearly, after redaction, the latest is kept. Prompts that are
+    Of prompts that are the same, or nearly, after redaction, the latest is kept; prompts with other
+    numbers that are answered otherwise are not nearly the same. Prompts that are
     less alike, but still alike, all come into one of the two parts, so that validation shows
     nothing that training has seen.
 
@@ -255,7 +258,8 @@ def _latest(
     order = sorted(by_prompt.values(), reverse=True)
     later: dict[int, list[int]] = {}
     for number, other in alike(shingles([prompts[n] for n in order]), least=near):
-        later.setdefault(number, []).append(other)
+        if not _numbers_tell(order[number], order[other], examples, prompts):
+            later.setdefault(number, []).append(other)
     dropped: set[int] = set()
     for number in range(len(order)):
         if any(other not in dropped for other in later.get(number, ())):
@@ -263,6 +267,16 @@ def _latest(
     left_out["nearly the same prompt"] += len(dropped)
     left_out += Counter()  # takes out zeros
     return sorted(order[n] for n in range(len(order)) if n not in dropped)
+
+
+def _numbers_tell(
+    a: int, b: int, examples: Sequence[Mapping[str, Any]], prompts: Sequence[str]
+) -> bool:
+    """Return whether two prompts are other questions: with other numbers and another answer."""
+    return (
+        _NUMBERS.findall(prompts[a]) != _NUMBERS.findall(prompts[b])
+        and examples[a]["messages"][-1] != examples[b]["messages"][-1]
+    )
 
 
 def _same_conversation(examples: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:

@@ -326,6 +326,19 @@ def test_of_equal_prompts_the_latest_answer_stays() -> None:
     }  # fmt: skip
 
 
+def test_sums_with_other_numbers_are_other_examples_unless_answered_alike() -> None:
+    def asked(a: int, b: int) -> str:
+        return f"A shop sells {a} apples in the morning and {b} in the evening. How many in all?"
+
+    sums = [call(asked(n, 2 * n), f"{3 * n}", n=n) for n in range(1, 13)]
+    alike = [call(f"Is order {n} of the winter sale on its way?", "Yes.", n=n) for n in (41, 42)]
+
+    result = exported([*sums, *alike], near=0.7, apart=0.7)
+
+    assert result.left_out == {"nearly the same prompt": 1}
+    assert len(result.training) + len(result.validation) == 13
+
+
 def test_nearly_equal_prompts_are_left_out_and_redaction_does_not_hide_them() -> None:
     calls = [call(text, n=n) for n, text in enumerate(questions(12))]
     same = [call(f"Where is the thing of ann{n}@example.org now?", n=20 + n) for n in range(3)]
