@@ -89,6 +89,10 @@ def test_versions_of_a_name_live_side_by_side() -> None:
 def test_an_unknown_name_is_told_its_neighbours() -> None:
     with pytest.raises(ConfigurationError, match=r"'code_reveiw'; there are code_review"):
         PromptLibrary.bundled().get("code_reveiw")
+    with pytest.raises(ConfigurationError, match=r"'code_reveiw'; there are code_review"):
+        PromptLibrary.bundled().versions("code_reveiw")
+    with pytest.raises(ConfigurationError, match=r"'any'; there is none yet"):
+        PromptLibrary().get("any")
 
 
 @pytest.mark.parametrize("reference", ["ask@", "ask@zz", "ask@0123456789abcdef"])
@@ -173,6 +177,26 @@ def test_blocks_reach_no_attributes_and_no_files(block: dict[str, Any]) -> None:
         LibraryTemplate("t", [("human", [block, "{q}"])], variables=[var("q")])
 
 
+def test_numbers_and_lists_in_blocks_stay_what_they_are() -> None:
+    block = {"type": "x", "size": 3, "tags": ["{q}", "b"], "cite": True, "more": {"n": None}}
+    template = LibraryTemplate("t", [("human", [block])], variables=[var("q")])
+    other = LibraryTemplate("t", [("human", [{**block, "size": "3"}])], variables=[var("q")])
+
+    assert template.invoke({"q": "hi"}).messages[0].content == [{**block, "tags": ["hi", "b"]}]
+    assert template.version != other.version
+
+
+def test_a_block_uses_no_variable_inside_the_section_of_another() -> None:
+    block = {"type": "text", "text": "{{#a}}{{b}}{{/a}}"}
+    with pytest.raises(ConfigurationError, match="a content block cannot use a variable inside"):
+        LibraryTemplate(
+            "t",
+            [("human", [block])],
+            variables=[var("a"), var("b")],
+            template_format="mustache",
+        )
+
+
 def test_jinja_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected the format f-string or mustache"):
         LibraryTemplate("t", [("human", "{{q}}")], template_format="jinja2")  # type: ignore[arg-type]
@@ -247,6 +271,7 @@ def test_declared_variables_are_those_that_are_used() -> None:
         ({"example": 3}, "its example does not fit: expected a text"),
         ({"required": False, "default": "long", "max_chars": 3}, "its default does not fit"),
         ({"required": "no"}, "expected required to be true or false"),
+        ({"type": "messages", "max_chars": 3}, "messages are limited by max_tokens"),
     ],
 )
 def test_a_variable_that_contradicts_itself_is_refused(fields: dict[str, Any], told: str) -> None:
@@ -260,6 +285,12 @@ def test_a_variable_that_contradicts_itself_is_refused(fields: dict[str, Any], t
         ([], [], "expected at least one message"),
         ([("human", " ")], [], "expected a text or content blocks"),
         ([("user", "Hi")], [], "expected a role out of system, human, ai, messages"),
+        (["Hi"], [], "expected a pair of role and content, got 'Hi'"),
+        ([("human", 3)], [], "expected a text or a list of content blocks, got int"),
+        ([("human", [3])], [], "expected a content block, got 3"),
+        ([("human", [{}])], [], "expected a content block, got {}"),
+        ([("human", "\ud800")], [], "expected text that UTF-8 can hold"),
+        ([("messages", ["h"])], [], "expected the name of a variable, got \\['h'\\]"),
         ([("messages", "h")], [var("h", type="messages")], "a message besides placeholders"),
         ([("human", "{h}")], [var("h", type="messages")], "messages go where 'messages' is"),
         ([("human", "x"), ("messages", "h")], [var("h")], "a placeholder for h"),
@@ -324,6 +355,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ({"type": "number"}, float("nan"), "expected a number"),
         ({"type": "number"}, "3", "expected a number"),
         ({"type": "list"}, [object()], "what JSON can hold"),
+        ({"type": "list"}, [[1, [object()]]], "what JSON can hold"),
+        ({"type": "list"}, [{"a": float("nan")}], "what JSON can hold"),
         ({"type": "list"}, {"a": 1}, "expected a list"),
         ({"type": "list", "max_chars": 4}, ["abc"], "expected at most 4 characters"),
     ],
@@ -355,6 +388,7 @@ def test_messages_are_limited_and_checked() -> None:
         ({"type": "number"}, Decimal("1.50"), "1.50"),
         ({"type": "list"}, ["a{b}", {"c": None}], '["a{b}",{"c":null}]'),
         ({"type": "list"}, (), "[]"),
+        ({"type": "list"}, [1.5, ([2],)], "[1.5,[[2]]]"),
         ({"required": False, "default": "x"}, None, "x"),
         ({"required": False}, None, ""),
         ({"max_tokens": 2}, "", ""),
@@ -547,3 +581,18 @@ def test_a_placeholder_before_a_long_static_text_is_told() -> None:
     (found,) = PromptLibrary([template]).check()
 
     assert found.code == "variable_before_static"
+
+
+def test_an_image_before_a_long_static_text_is_told_by_its_variable() -> None:
+    image = {"type": "image", "url": "{shot}"}
+    template = LibraryTemplate(
+        "late",
+        [("human", [image, "Be brief. " * 400])],
+        variables=[var("shot", example="https://example.com/a.png")],
+    )
+
+    (found,) = PromptLibrary([template]).check()
+
+    assert str(found).startswith(
+        f"{template.reference}: variable_before_static: shot stands before 1,2"
+    )

@@ -157,6 +157,33 @@ def test_unknown_values_count_as_the_mean_of_those_seen() -> None:
     assert 18 <= estimate.variables["q"] <= 30  # four characters a token; it is 20 here
 
 
+def test_unknown_messages_count_as_the_mean_of_those_seen() -> None:
+    template = LibraryTemplate(
+        "t",
+        [("messages", "history"), ("human", "Go on.")],
+        variables=[text("history", type="messages")],
+    )
+    for n in (10, 30):
+        template.invoke({"history": [HumanMessage("word " * n), AIMessage("word " * n)]})
+
+    estimate = template.estimate(model=MODEL)
+
+    assert estimate.estimated
+    assert 40 <= estimate.variables["history"] <= 70  # a quarter token a character; 48 here
+
+
+def test_an_unknown_value_in_a_block_that_is_no_image_counts_as_the_mean() -> None:
+    block = {"type": "file", "file_id": "{file}", "pages": [1, 2]}
+    template = LibraryTemplate("t", [("human", [block])], variables=[text("file")])
+    template.invoke({"file": "f" * 400})
+
+    estimate = template.estimate(model=MODEL)
+    known = template.estimate(model=MODEL, sample={"file": "f1"})
+
+    assert (estimate.variables["file"], estimate.estimated) == (100, True)
+    assert known.total == real(template, {"file": "f1"})
+
+
 def test_an_example_says_how_many_characters_a_token_has() -> None:
     variable = text("q", example="word " * 8)
     template = LibraryTemplate("t", [("human", "Say: {q}")], variables=[variable])

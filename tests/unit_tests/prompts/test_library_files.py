@@ -1,6 +1,7 @@
 """Templates in files: read, written, compared, booked, and on the command line."""
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,128 @@ def test_files_that_are_not_there_or_of_another_kind_are_refused(tmp_path: Path)
         PromptLibrary.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: &n greet\nmessages: [{human: Hi}]", ":1: anchors and aliases"),
+        ("name: t\na: &a [x]\nb: *a", ":2: anchors and aliases"),
+        ("description: 2026-13-45", ": expected plain YAML, got: month must be in 1..12"),
+        ("[" * 2000 + "]" * 2000, ": expected plain YAML, got: nested too deeply"),
+        ("name: t\nmessages:\n- human: Hi\n- humam: x", ":4: messages[1].humam: this field is not"),
+        ("name: t\nmessages:\n- human: Hi\n- human: ' '", ":4: messages[1]: t: message 2 "),
+        ("\nname: t\nmessages: []", ":3: messages: expected a list of messages"),
+        ("\nname: t", ":2: messages: expected a list of messages such as `- human: ...`, got None"),
+        ("messages:\n- human: Hi\n  ai: Ho", ":2: messages[0]: expected one role, got human, ai"),
+        ("messages:\n- {}", ":2: messages[0]: expected one role, got none"),
+        ("- a\n- b", ":1: expected fields with values, got ['a', 'b']"),
+        ("name: t\n1: x", ":1: expected names of fields, got 1; quote it"),
+        ("description: 3", ":1: description: expected a text, got 3; write a text"),
+        ("name: t\nversion: 123", ":2: version: expected a text, got 123; quote it"),
+        ("messages: [{human: Hi}]\nversion: new", ":2: version: expected 12 hexadecimal digits"),
+        ("variables:\n  q:\n    choices: a", ":3: variables.q.choices: expected a list of texts"),
+        ("messages:\n- human: Hi\n  human: Ho", ":2: messages[0].human: this field is given twice"),
+        ("name: t\n? [a, b]\n: x", ":2: expected plain YAML, got: found unhashable key"),
+        ("messages: [{human: x}]\nanswer_schema: [a]", ":2: answer_schema: expected fields with"),
+        ("messages: [{human: x}]\nanswer_schema:\n  a: .nan", ":3: answer_schema.a: expected a"),
+        ("messages: [{human: x}]\nanswer_schema:\n  a: [.inf]", ":3: answer_schema.a[0]: expected"),
+        ("messages: [{human: x}]\nanswer_schema: {a: 2026-01-01}", "got datetime.date(2026"),
+        ("messages: [{human: x}]\nanswer_schema: " + "{a: " * 50 + "}" * 50, ": nested too deep"),
+    ],
+    ids=[
+        "anchor", "alias", "no date", "too deep", "unknown field", "empty message", "no messages",
+        "messages not there", "two roles", "no role", "a list", "number as field", "number as text",
+        "number as version", "word as version", "choices", "twice", "list as field", "schema",
+        "not a number", "infinite", "date", "schema too deep",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_yaml_is_told_with_its_line_and_field(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(told)) as caught:
+        PromptLibrary.load(tmp_path)
+
+    assert str(caught.value).startswith(f"{tmp_path / 't.yaml'}:")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"name": "t",\n oops}', ":2: expected JSON, got: Expecting property name"),
+        ('{"name": "t", "name": "u"}', ": expected JSON, got: the field 'name' twice"),
+        ('{"answer_schema": {"most": NaN}}', ": expected JSON, got: the number NaN"),
+        ("[" * 100_000, ": expected JSON, got: nested too deeply"),
+        ('{"messages": [{"humam": "x"}]}', ": messages[0].humam: this field is not known"),
+        (
+            '{"tokenopt_prompts": 2, "templates": []}',
+            ": tokenopt_prompts: expected the format 1",
+        ),
+        ('{"templates": [], "more": 1}', ": more: this field is not known beside templates"),
+        ('{"templates": {}}', ": templates: expected a list, got {}"),
+        ('{"templates": [3]}', ": templates[0]: expected fields with values, got 3"),
+        ('{"templates": [{"current": "yes"}]}', ": templates[0].current: expected true or false"),
+    ],
+)
+def test_what_is_wrong_in_json_is_told_with_its_field(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(f"{tmp_path / 't.json'}{told}")):
+        PromptLibrary.load(tmp_path)
+
+
+def test_a_fault_in_an_exported_library_has_the_line_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text("templates:\n- name: t\n  messages:\n  - human: Hi\n  - humam: x\n")
+
+    with pytest.raises(ConfigurationError, match=r"all\.yaml:5: templates\[0\]\.messages\[1\]"):
+        PromptLibrary.load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("---\nname: t\n", ":1: expected --- at the end of the front matter"),
+        ("---\n- a\n---\nHi", ":2: expected fields with values as front matter, got ['a']"),
+        ("---\nname: t\nmessages: []\n---\nHi", ":3: messages: messages are the sections of"),
+        ("---\nname: t\n---\n\nHello\n## system\nGo", ":5: expected a section such as"),
+    ],
+)
+def test_what_is_wrong_around_the_sections_is_told_with_its_line(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "t.md").write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(f"{tmp_path / 't.md'}{told}")):
+        PromptLibrary.load(tmp_path)
+
+
+def test_headings_in_fenced_code_are_text_until_the_fence_that_opened_it_closes(
+    tmp_path: Path,
+) -> None:
+    body = "Like:\n~~~~md\n## human\n~~~\n```\n## ai\n~~~~ no end\n~~~~\n\\## system"
+    (tmp_path / "t.md").write_text(f"## system\n{body}\n\n## messages: history\n\n## human\nGo.\n")
+
+    with pytest.raises(ConfigurationError, match="used but not declared: history"):
+        PromptLibrary.load(tmp_path)
+    (tmp_path / "t.md").write_text(
+        "---\nvariables: {history: {description: H., type: messages}}\n---\n"
+        + (tmp_path / "t.md").read_text()
+    )
+    made = PromptLibrary.load(tmp_path).get("t").invoke({"history": [("ai", "Hello")]}).messages
+
+    assert [message.type for message in made] == ["system", "ai", "human"]
+    assert made[0].content == body.replace("\\", "")
+
+
+def test_files_that_are_no_text_or_too_large_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.md"
+    file.write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigurationError, match=r"t\.md: expected UTF-8, got: "):
+        PromptLibrary.load(file)
+    with file.open("wb") as large:
+        large.truncate(16 * 1024 * 1024 + 1)
+    with pytest.raises(ConfigurationError, match=r"t\.md: expected at most 16 MiB of prompts"):
+        PromptLibrary.load(file)
+
+
 # --- export and import ------------------------------------------------------------------------
 
 
@@ -155,6 +278,23 @@ def test_whatever_a_template_says_comes_back(system: str, human: str, suffix: st
         assert PromptLibrary.load(Path(name)).get("t").reference == made.reference
 
 
+async def test_the_version_in_use_stays_in_use_and_the_file_keeps_its_rights(
+    tmp_path: Path,
+) -> None:
+    old, new = LibraryTemplate("t", [("human", "Old.")]), LibraryTemplate("t", [("human", "New.")])
+    library = PromptLibrary([old, new])
+    library.use(old.reference)
+    file = tmp_path / "t.yaml"
+    file.touch(mode=0o600)
+
+    await library.aexport(file)
+    again = await PromptLibrary.aload(file)
+
+    assert again.get("t").reference == old.reference
+    assert [each.reference for each in again.versions("t")] == [old.reference, new.reference]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_version_that_is_not_that_of_its_content_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "all.json"
     PromptLibrary.bundled().export(file, names=["code_review"])
@@ -169,8 +309,11 @@ def test_an_export_says_what_it_cannot_do(tmp_path: Path) -> None:
         PromptLibrary.bundled().export(tmp_path / "all.txt")
     with pytest.raises(ConfigurationError, match="no template is named"):
         PromptLibrary.bundled().export(tmp_path / "all.json", names=["nobody"])
+    with pytest.raises(ConfigurationError, match="expected a list of names, got the text 'code_"):
+        PromptLibrary.bundled().export(tmp_path / "all.json", names="code_review")
     with pytest.raises(StoreError):
         PromptLibrary.bundled().export(tmp_path / "nowhere" / "all.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- differences ------------------------------------------------------------------------------
@@ -211,6 +354,48 @@ def test_variables_that_came_went_or_changed_are_told() -> None:
     assert (found.added, found.removed) == (("c",), ("a",))
     assert list(found.changed) == ["b"]
     assert "variable added: c" in str(found)
+
+
+def test_placeholders_blocks_and_sections_are_compared_as_they_stand() -> None:
+    def made(size: int, word: str, **fields: Any) -> LibraryTemplate:
+        block = {"type": "image", "url": "{{shot}}", "size": size}
+        said = "Go{{#why}} for {{why}}{{/why}}{{^why}} " + word + "{{/why}}."
+        return LibraryTemplate(
+            "t",
+            [("messages", "h"), ("human", said), ("human", [block])],
+            variables=[var("h", type="messages"), var("why", required=False), var("shot")],
+            template_format="mustache",
+            **fields,
+        )
+
+    before, after = made(1, "now"), made(2, "soon", answer_schema={"type": "object"})
+    found = PromptLibrary([before, after]).diff(before.reference, after.reference)
+
+    assert len(found.messages) == 2  # the placeholder is the same
+    assert "+Go{#why} for {why}{/why}{^why} soon{/why}." in found.messages[0]
+    assert '+{"size":2,"type":"image","url":"{{shot}}"}' in found.messages[1]
+    assert "the schema of the answer changed" in str(found)
+
+
+def test_the_prefix_of_a_template_without_variables_is_all_of_it() -> None:
+    before = LibraryTemplate("t", [("system", "Go."), ("human", "Now.")])
+    longer = LibraryTemplate("t", [("system", "Go."), ("human", "Now."), ("human", "Do.")])
+    library = PromptLibrary([before, longer])
+
+    assert library.diff(before.reference, longer.reference).prefix_kept
+    assert not library.diff(longer.reference, before.reference).prefix_kept
+
+
+def test_the_prefix_reaches_through_the_blocks_in_front_of_the_first_variable() -> None:
+    def made(*blocks: str) -> LibraryTemplate:
+        return LibraryTemplate("t", [("human", list(blocks))], variables=[var("q")])
+
+    before = made("Be brief.", "Say {q}", "Thanks.")
+    behind, inside = made("Be brief.", "Say {q}", "Bye."), made("Be brief.", "Tell {q}", "Thanks.")
+    library = PromptLibrary([before, behind, inside])
+
+    assert library.diff(before.reference, behind.reference).prefix_kept
+    assert not library.diff(before.reference, inside.reference).prefix_kept
 
 
 # --- the ledger and the provider --------------------------------------------------------------
