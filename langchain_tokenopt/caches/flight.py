@@ -195,7 +195,7 @@ class SingleFlight(Generic[T]):
             if len(self._landed) > _LATELY:
                 self._landed.popitem(last=False)
             for waiter in flight.waiters:
-                waiter.give(Turn(shared=answer))
+                waiter.turn.set_result(Turn(shared=answer))
             flight.waiters.clear()
 
     def _touch(self, flight: "_Flight[T]", turn: Turn[T], *, paused: bool) -> None:
@@ -216,7 +216,8 @@ class SingleFlight(Generic[T]):
         """Give the lead to one that waits; blocked threads first, they may be holding a loop."""
         for waiter in sorted(flight.waiters, key=lambda waiter: not waiter.blocking):
             flight.waiters.remove(waiter)
-            if waiter.reachable and waiter.give(self._lead(flight, waiter.caller)):
+            if waiter.reachable:
+                waiter.turn.set_result(self._lead(flight, waiter.caller))
                 return True
         return False
 
@@ -236,7 +237,7 @@ class SingleFlight(Generic[T]):
             if waiter in flight.waiters:
                 flight.waiters.remove(waiter)
                 return
-        if waiter.turn.done() and not waiter.turn.cancelled():
+        if waiter.turn.done():
             with waiter.turn.result():  # the lead came too late for this caller: pass it on
                 pass
 
@@ -279,13 +280,6 @@ class _Waiter(Generic[T]):
     @property
     def reachable(self) -> bool:
         return self.blocking or self.caller.loop is None or not self.caller.loop.is_closed()
-
-    def give(self, turn: Turn[T]) -> bool:
-        """Hand `turn` over; return whether the waiter was still there to take it."""
-        if not self.turn.set_running_or_notify_cancel():
-            return False
-        self.turn.set_result(turn)
-        return True
 
 
 @dataclass(slots=True, eq=False)
