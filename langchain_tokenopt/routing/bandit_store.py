@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, storable
 from langchain_tokenopt.routing.bandit_state import ArmSums, BanditState
 
 
@@ -96,13 +96,13 @@ class SqliteBandit:
         """Return the sums of a task by arm."""
         query = "SELECT arm, weight, quality, cost FROM arms WHERE task = ?"
         with self._open() as file:
-            rows = file.execute(query, (task,)).fetchall()
+            rows = file.execute(query, (storable(task),)).fetchall()
             return {arm: ArmSums(weight=w, quality=q, cost=c) for arm, w, q, c in rows}
 
     def add(self, task: str, arm: str, *, quality: float, cost: float, discount: float) -> None:
         """Take in a reward, for its task and for all."""
         with self._open() as file:
-            for each in {task, ""}:
+            for each in {storable(task), ""}:
                 file.execute(_AGE, (each, discount))
                 file.execute(_ADD, (each, arm, 1.0, quality, cost))
 
@@ -121,7 +121,7 @@ class SqliteBandit:
         with self._open() as file:
             for task, arms in state.sums.items():
                 for arm, sums in arms.items():
-                    file.execute(_ADD, (task, arm, sums.weight, sums.quality, sums.cost))
+                    file.execute(_ADD, (storable(task), arm, sums.weight, sums.quality, sums.cost))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

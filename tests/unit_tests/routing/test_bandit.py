@@ -428,6 +428,18 @@ def _add_in_a_process(path: str) -> None:
         SqliteBandit(path, timeout_s=30).add("faq", "small", quality=1.0, cost=0.0, discount=1.0)
 
 
+def test_a_task_that_sqlite_cannot_hold_is_learned_all_the_same(store: Any) -> None:
+    odd = "half a pair \ud800"
+    learning = bandit(store=store)
+
+    decision = learning.decide(odd)
+
+    assert learning.reward(decision.request_id, quality=1.0)
+    assert store.sums(odd)[decision.served].weight == 1
+    store.merge(store.state())
+    assert store.sums(odd)[decision.served].weight == 2
+
+
 def test_processes_share_a_file_and_lose_no_reward(tmp_path: Path) -> None:
     path = str(tmp_path / "b.sqlite")
     SqliteBandit(path).sums("")
