@@ -1,15 +1,18 @@
-"""Files: where a database may lie, what text it takes, and what a JSON file of entries holds."""
+"""Files: where one may lie, what text a database takes, files written whole, files of JSON."""
 
 import json
+import os
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from langchain_tokenopt.errors import ConfigurationError
 
-Held = TypeVar("Held", bound=BaseModel)
+Entries = TypeVar("Entries", bound=BaseModel)
+Held = TypeVar("Held")
 
 
 def database_path(path: str | Path) -> Path:
@@ -37,7 +40,69 @@ def storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def read_entries(source: Path | Traversable, held: type[Held], *, called: str) -> Held:
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file; who reads it meanwhile, or after a crash, gets the old content or the new one.
+
+    A link stays one, and a file keeps its permissions. What is no file, such as `/dev/stdout`, is
+    written to as it is.
+
+    Raises:
+        ConfigurationError: No file can be there.
+    """
+    path = database_path(path)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o777)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path, codec: TypeAdapter[Held], *, expected: str, made_by: str) -> Held:
+    """Return what a file of JSON holds.
+
+    Args:
+        path: The file.
+        codec: Tells what is valid.
+        expected: What the file should hold, for the message.
+        made_by: What writes such a file, for the message.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds something else.
+    """
+    try:
+        return codec.validate_json(Path(path).read_bytes())
+    except OSError as error:
+        message = f"expected {expected} in {path}, which cannot be read: {error.strerror}"
+        raise ConfigurationError(message) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        message = (
+            f"expected {expected} in {path}, got {where}: {first['msg']}; write one with {made_by}"
+        )
+        raise ConfigurationError(message) from error
+
+
+def write_json(path: str | Path, codec: TypeAdapter[Held], held: Held) -> None:
+    """Write a file of JSON, whole or not at all.
+
+    Raises:
+        ConfigurationError: No file can be there.
+    """
+    write_whole(path, codec.dump_json(held, indent=2) + b"\n")
+
+
+def read_entries(source: Path | Traversable, held: type[Entries], *, called: str) -> Entries:
     """Return what a JSON file holds, with numbers as they are written.
 
     Args:

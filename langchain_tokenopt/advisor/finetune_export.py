@@ -24,6 +24,7 @@ from langchain_tokenopt.advisor.finetune_prices import TuningPrices, bundled_tun
 from langchain_tokenopt.advisor.log import LoggedCall
 from langchain_tokenopt.advisor.redaction import NOT_FOUND, Redactor
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import write_whole
 from langchain_tokenopt.tokens import TokenCounter, counter_for
 
 LEAST_EXAMPLES = 10
@@ -65,7 +66,7 @@ class TrainingSet:
         paths = folder / "training.jsonl", folder / "validation.jsonl"
         for path, part in zip(paths, (self.training, self.validation), strict=True):
             lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in part)
-            path.write_text("".join(lines), encoding="utf-8", newline="\n")
+            write_whole(path, "".join(lines).encode())
         return paths
 
     def __str__(self) -> str:

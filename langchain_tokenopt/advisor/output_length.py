@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from langchain_core.messages import BaseMessage, get_buffer_string
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from langchain_tokenopt.accounting import CallRecord
 from langchain_tokenopt.accounting.totals import group_of
 from langchain_tokenopt.advisor.log import LoggedCall
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import read_json, write_whole
 from langchain_tokenopt.messages import templates_of
 from langchain_tokenopt.tokens import counter_for
 
@@ -167,7 +168,7 @@ class OutputLengthModel:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
-        Path(path).write_text(self.as_json(), encoding="utf-8")
+        write_whole(path, self.as_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "OutputLengthModel":
@@ -176,16 +177,8 @@ class OutputLengthModel:
         Raises:
             ConfigurationError: The file cannot be read, or holds something else.
         """
-        try:
-            found = _CODEC.validate_json(Path(path).read_bytes())
-        except OSError as error:
-            message = f"cannot read the output length model {path}: {error.strerror}"
-            raise ConfigurationError(message) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            message = f"{path} holds no output length model: {where}: {first['msg']}"
-            raise ConfigurationError(message) from error
+        made_by = "OutputLengthModel.save"
+        found = read_json(path, _CODEC, expected="an output length model", made_by=made_by)
         columns = len(row_of(PromptFacts(input_tokens=0), found.names))
         for quantile in (found.low, found.middle, found.high):
             for tree in quantile.trees:

@@ -1,16 +1,15 @@
 """The output of a bulk job: a folder of part files, each written whole or not at all."""
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.files import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,25 +126,16 @@ class BulkOutput:
             json.dumps({key: row[key] for key in ("id", "answer", "error")}, ensure_ascii=False)
             for row in rows
         )
-        _write_whole(self._folder / f"part-{self._next:06}.jsonl", "\n".join(lines) + "\n")
+        part = self._folder / f"part-{self._next:06}.jsonl"
+        try:
+            write_whole(part, ("\n".join(lines) + "\n").encode(errors="replace"))
+        except OSError as error:
+            raise StoreError(f"the part {part} cannot be written: {error}") from error
         failed = {row["id"] for row in rows if row["error"] is not None}
         self._good |= {row["id"] for row in rows} - failed
         self._bad = (self._bad | failed) - self._good
         self._waiting.clear()
         return Added(rows=len(rows), failed=len(failed))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"the part {path} cannot be written: {error}") from error
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -1,18 +1,16 @@
 """Read templates from Markdown, YAML and JSON files and folders; write a library to one file."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
+from langchain_tokenopt.files import write_whole
 from langchain_tokenopt.prompts.library_source import Source, read_json, read_yaml, template_from
 from langchain_tokenopt.prompts.library_template import LibraryTemplate
 
@@ -60,7 +58,7 @@ def write_library(path: Path, templates: Iterable[tuple[LibraryTemplate, bool]])
     The file appears whole or not at all.
 
     Raises:
-        ConfigurationError: The name says neither YAML nor JSON.
+        ConfigurationError: The name says neither YAML nor JSON, or its folder does not exist.
         StoreError: It cannot be written.
     """
     told = [
@@ -75,7 +73,7 @@ def write_library(path: Path, templates: Iterable[tuple[LibraryTemplate, bool]])
     else:
         raise ConfigurationError(f"expected a file that ends in .yaml, .yml or .json, got {path}")
     try:
-        _write(path, text)
+        write_whole(path, text.encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error}") from error
 
@@ -223,22 +221,6 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(each) for key, each in value.items()}
     return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with beside.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
 
 
 class _Dumper(yaml.SafeDumper):

@@ -25,6 +25,7 @@ from langchain_core.prompts import (
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import write_whole
 from langchain_tokenopt.reasoning.prompting import Example
 from langchain_tokenopt.reasoning.technique import formatted, state_of
 
@@ -134,7 +135,7 @@ def messages_for(prompt: ChatPromptTemplate, given: Any) -> list[BaseMessage]:
 def write_prompt(path: str | Path, prompt: ChatPromptTemplate) -> None:
     """Write a prompt to a file of JSON, which `read_prompt` reads."""
     told = {"tokenopt_prompt": _FORMAT, "prompt": dumpd(prompt)}
-    Path(path).write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(told, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def read_prompt(path: str | Path) -> ChatPromptTemplate:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.routing.json_file import read_json, write_json
+from langchain_tokenopt.files import read_json, write_json
 
 _AS_WRITTEN = ConfigDict(extra="forbid")
 """A file with other names is of something else, or mistyped; nothing must be made of it."""

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from langchain_tokenopt.files import read_json, write_json
 from langchain_tokenopt.routing.gate import GateVerdict
 from langchain_tokenopt.routing.gate_model import GateModel
-from langchain_tokenopt.routing.json_file import read_json, write_json
 from langchain_tokenopt.routing.planner import CascadePlan, Choice
 from langchain_tokenopt.routing.risk import Promise
 from langchain_tokenopt.routing.router import GainRouter

@@ -311,7 +311,7 @@ def test_an_export_says_what_it_cannot_do(tmp_path: Path) -> None:
         PromptLibrary.bundled().export(tmp_path / "all.json", names=["nobody"])
     with pytest.raises(ConfigurationError, match="expected a list of names, got the text 'code_"):
         PromptLibrary.bundled().export(tmp_path / "all.json", names="code_review")
-    with pytest.raises(StoreError):
+    with pytest.raises(ConfigurationError, match="a folder that exists"):
         PromptLibrary.bundled().export(tmp_path / "nowhere" / "all.json")
     assert list(tmp_path.iterdir()) == []
 

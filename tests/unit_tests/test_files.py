@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.routing.json_file import read_json, write_json
+from langchain_tokenopt.files import read_json, write_json
 
 NUMBERS = TypeAdapter(dict[str, int])
 
