@@ -326,7 +326,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="which cannot be read"):
         OutputLengthModel.load(path)
     path.write_text('{"version": 1}')
-    with pytest.raises(ConfigurationError, match="expected an output length model in .*model.json, got"):
+    with pytest.raises(ConfigurationError, match=r"an output length model in .*\.json, got"):
         OutputLengthModel.load(path)
     broken.save(path)
     with pytest.raises(ConfigurationError, match="a tree is broken"):
