@@ -129,7 +129,7 @@ class BulkOutput:
         part = self._folder / f"part-{self._next:06}.jsonl"
         try:
             write_whole(part, ("\n".join(lines) + "\n").encode(errors="replace"))
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
             raise StoreError(f"the part {part} cannot be written: {error}") from error
         failed = {row["id"] for row in rows if row["error"] is not None}
         self._good |= {row["id"] for row in rows} - failed
