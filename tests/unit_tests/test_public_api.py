@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import langchain_tokenopt
+from langchain_tokenopt.cli import main
+from langchain_tokenopt.cli.main import COMMANDS
 
 PARTS = sorted(
     f"langchain_tokenopt.{module.name}"
@@ -69,3 +71,27 @@ def test_importing_the_package_loads_nothing_heavy(what: str) -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_command_loads_what_it_needs_and_no_other_command() -> None:
+    code = (
+        "import sys, contextlib\n"
+        "from langchain_tokenopt.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['lint', '--help'])\n"
+        "print({'langchain_core', 'numpy', 'langchain_openai'} & set(sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "usage: tokenopt lint" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_every_command_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+
+    modules = pkgutil.iter_modules(importlib.import_module("langchain_tokenopt.cli").__path__)
+    assert set(COMMANDS) <= {module.name for module in modules}
+    assert all(f"\n    {command}" in told for command in COMMANDS)
