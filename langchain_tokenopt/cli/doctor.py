@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from langchain_tokenopt.advisor.doctor import examine
@@ -29,10 +30,13 @@ def add_to(commands: Any) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Print what was found; 1 if something is bad."""
     findings = examine(redis=chosen.redis, settings=chosen.settings)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("", "", "", "advice"):
-        table.add_column(head, overflow="fold")
+    console = Console()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False)
     for found in findings:
-        table.add_row(found.subject, _SHOWN[found.status], found.told, found.advice)
-    Console().print(table)
+        table.add_row(escape(found.subject), _SHOWN[found.status], escape(found.told))
+    console.print(table)
+    for found in findings:
+        if found.advice:  # on a line of its own, to be copied
+            told = f"{found.subject}: {found.advice}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
     return int(any(found.status == "bad" for found in findings))

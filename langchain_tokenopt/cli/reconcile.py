@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from langchain_tokenopt.accounting import UsageLedger, dollars
@@ -98,7 +99,7 @@ def _print_table(found: Reconciliation) -> None:
 def _add_rows(table: Table, each: Difference) -> None:
     """Add one line where all is equal, else what was billed, what was booked and the difference."""
     billed, booked = each.billed, each.booked
-    place = (each.day.isoformat(), each.model)
+    place = (each.day.isoformat(), escape(each.model))
     if not each.dollars and (each.tokens is None or billed.usage == booked.usage):
         table.add_row(*place, "equal", *_cells(billed if each.tokens is not None else booked))
         return

@@ -91,3 +91,14 @@ def test_the_command_prints_a_table_and_ends_with_one_if_something_is_bad(
     assert main(["doctor"]) == 1
     shown: Any = capsys.readouterr().out
     assert "bad" in shown
+    assert '\nlanggraph: pip install "langgraph<2,>=1.2"\n' in shown
+
+
+def test_what_to_type_is_printed_as_it_is_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, wordllama=None)
+
+    main(["doctor"])
+
+    assert '\nextra local: pip install "langchain-tokenopt[local]"\n' in capsys.readouterr().out
