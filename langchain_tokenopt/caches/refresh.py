@@ -125,9 +125,7 @@ class Refresher(BaseCallbackHandler):
         run_id: UUID,
         **kwargs: Any,
     ) -> None:
-        if len(messages) != 1:
-            return
-        with self._lock:
+        with self._lock:  # LangChain tells of each prompt by itself
             self._running[run_id] = _Running(messages[0], ahead=_refreshing.get())
             if len(self._running) > _MOST_RUNNING:  # some end without a word
                 self._running.popitem(last=False)

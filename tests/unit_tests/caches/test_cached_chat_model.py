@@ -16,14 +16,26 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ChatMessage,
+    HumanMessage,
+    ToolMessage,
+)
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
-from langchain_tokenopt.caches import CachedChatModel, MemoryCache, SemanticCache, SqliteCache
+from langchain_tokenopt.caches import (
+    CachedChatModel,
+    MemoryCache,
+    SemanticCache,
+    SqliteCache,
+    cache_control,
+)
 from langchain_tokenopt.caches.flight import SingleFlight
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source, is_cache_hit
@@ -366,6 +378,34 @@ def test_structured_output_is_served(cache: BaseCache) -> None:
     assert upstream.calls == 1
 
 
+@pytest.mark.parametrize("said", ['{"number": 4}', "four", ""])
+def test_what_the_model_parsed_by_itself_is_there_in_a_hit_too(cache: BaseCache, said: str) -> None:
+    parsed = {"parsed": Answer(number=4)} if said.startswith("{") else {}
+    upstream = ScriptedModel([AIMessage(said, additional_kwargs=parsed)])
+    model = CachedChatModel(upstream, cache=cache)
+
+    first, again = (model.invoke("2 + 2?", response_format=Answer) for _ in range(2))
+
+    assert is_cache_hit(again)
+    assert again.additional_kwargs.get("parsed") == parsed.get("parsed")
+    assert first.additional_kwargs.get("parsed") == parsed.get("parsed")
+
+
+def test_schemas_that_ask_for_other_fields_are_told_apart() -> None:
+    def answer_with(**fields: Any) -> type[BaseModel]:
+        return create_model("Answer", **fields)
+
+    upstream = ScriptedModel(["one", "two"])
+    model = CachedChatModel(upstream, cache=MemoryCache())
+
+    texts = [
+        model.invoke("2 + 2?", response_format=schema).text
+        for schema in (answer_with(a=int), answer_with(b=int), answer_with(a=int))
+    ]
+
+    assert texts == ["one", "two", "one"]
+
+
 def test_an_agent_runs_twice_on_one_agents_calls() -> None:
     upstream = ScriptedModel([AIMessage("", tool_calls=[CALL]), "It is 4."])
     agent = create_agent(CachedChatModel(upstream, cache=MemoryCache()), tools=[double])
@@ -692,6 +732,7 @@ def test_a_call_within_a_stream_of_the_same_thread_goes_through() -> None:
     stream = model.stream("count")
     next(stream)
 
+    assert "".join(chunk.text for chunk in model.stream("count")) == "one two three"
     assert model.invoke("count").text == "one two three"
     stream.close()
 
@@ -705,6 +746,18 @@ def test_a_failing_stream_is_not_kept() -> None:
         list(model.stream("count"))
 
     assert model.invoke("count").text == "one two three"
+
+
+async def test_a_cache_without_controls_is_not_asked_for_what_is_to_be_fresh() -> None:
+    upstream = ScriptedModel(["one", "two", "three"])
+    model = CachedChatModel(upstream, cache=InMemoryCache())
+    model.invoke("count")
+
+    with cache_control(no_cache=True):
+        fresh = [model.invoke("count").text, (await model.ainvoke("count")).text]
+
+    assert fresh == ["two", "three"]
+    assert model.invoke("count").text == "three"
 
 
 # --- models of every kind -----------------------------------------------------------------------
@@ -738,6 +791,43 @@ async def test_a_model_that_cannot_stream_is_cached_too() -> None:
 
     assert texts == ["one two three"] * 4
     assert upstream.asked == ["count"]
+
+
+class Odd(Whole):
+    """A model that says nothing, or speaks in another role."""
+
+    says: list[ChatGeneration] = Field(default_factory=list)
+
+    def _generate(self, messages: Any, *_: Any, **kwargs: Any) -> ChatResult:  # type: ignore[override]
+        self.asked.append(messages[-1].text)
+        return ChatResult(generations=self.says)
+
+    def _stream(self, messages: Any, *_: Any, **kwargs: Any) -> Iterator[Any]:  # type: ignore[override]
+        self.asked.append(messages[-1].text)
+        yield from ()
+
+
+async def test_no_answer_at_all_is_not_kept() -> None:
+    upstream = Odd()
+    model = CachedChatModel(upstream, cache=MemoryCache())
+
+    for _ in range(2):
+        assert model.generate([[HumanMessage("count")]]).generations == [[]]
+        assert (await model.agenerate([[HumanMessage("count")]])).generations == [[]]
+        with pytest.raises(ValueError, match="No generation"):
+            list(model.stream("count"))
+
+    assert len(upstream.asked) == 6
+
+
+def test_an_answer_in_another_role_is_served_in_it() -> None:
+    upstream = Odd(says=[ChatGeneration(message=ChatMessage("four", role="oracle"))])
+    model = CachedChatModel(upstream, cache=InMemoryCache())
+
+    answers = [model.invoke("2 + 2?") for _ in range(2)]
+
+    assert [(each.type, each.text) for each in answers] == [("chat", "four")] * 2
+    assert upstream.asked == ["2 + 2?"]
 
 
 class AsyncOnly(Whole):

@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 
 from langchain_tokenopt.caches import ExactCache, MemoryStore
 from langchain_tokenopt.caches.codec import Codec
-from langchain_tokenopt.caches.eviction import AnswerCost, CostAware, Eviction, Lru
+from langchain_tokenopt.caches.eviction import AnswerCost, CostAware, Eviction, Lru, _Sketch
 from langchain_tokenopt.testing import ScriptedModel
 
 
@@ -231,3 +231,25 @@ def test_a_cache_keeps_the_answer_that_cost_most() -> None:
     model.invoke("word " * 500)
 
     assert model.calls == 2
+
+
+def test_what_is_not_there_is_removed_without_harm() -> None:
+    policy = CostAware(cost_of=priced)
+    policy.added(b"a", b"1")
+    policy.removed(b"b")
+    policy.removed(b"a")
+    policy.removed(b"a")
+    policy.added(b"c", b"1")
+
+    assert policy.victim() == b"c"
+
+
+def test_how_often_a_key_was_seen_counts_half_after_a_while() -> None:
+    sketch = _Sketch(bits=8)
+    for _ in range(100):
+        sketch.add(7)
+    while sketch._added < sketch.window - 1:
+        sketch.add(7)
+
+    assert sketch.add(7) == 255  # no counter passes its byte
+    assert 120 <= sketch.add(7) <= 130

@@ -202,3 +202,17 @@ def test_a_store_that_is_down_has_no_size() -> None:
 def test_a_life_of_no_time_is_refused(ttl_s: float) -> None:
     with pytest.raises(ConfigurationError, match="ttl_s must be more than 0"):
         MemoryCache(ttl_s=ttl_s)
+
+
+def test_long_answers_and_more_than_a_thousand_are_served_as_others_are() -> None:
+    cache = MemoryCache()
+    texts = [f"answer {n}" for n in range(1_100)] + ["long " * 20_000]
+    for n, text in enumerate(texts):
+        chat = [ChatGeneration(message=AIMessage(text))]
+        cache.update(f"p{n}", "m", chat if n % 2 else [Generation(text=text)])
+
+    for n, text in enumerate(texts):
+        found = [cache.lookup(f"p{n}", "m") for _ in range(3)]
+        assert [each and each[0].text for each in found] == [text] * 3
+    assert len(cache._decoded) <= 1_000
+    assert cache.stats().hits == 3 * len(texts)

@@ -177,6 +177,18 @@ def test_tools_and_stop_words_count_in_key_fields_too() -> None:
     assert len({key(text, key_fields=sorted(KEY_FIELDS)) for text in strings}) == 4
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("my model", "your model"), ("{'temperature': 0.5}", "{'temperature': 0.7}")],
+    ids=["no description", "without a model"],
+)
+def test_what_key_fields_cannot_be_read_from_counts_as_a_whole(one: str, two: str) -> None:
+    fields = ["model"]
+
+    assert key(one, key_fields=fields) == key(one, key_fields=fields)
+    assert key(one, key_fields=fields) != key(two, key_fields=fields)
+
+
 @pytest.mark.parametrize("fields", [[], ["temperature"], "model"])
 def test_key_fields_without_the_model_are_refused(fields: Any) -> None:
     with pytest.raises(ConfigurationError, match="holds 'model'"):

@@ -1,15 +1,19 @@
 """The semantic cache: what must be equal, what is learned, what is promised."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
 import random
+import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
@@ -26,6 +30,10 @@ from langchain_tokenopt.caches import (
 )
 from langchain_tokenopt.caches.decision import PRIOR, RiskBudget, RiskModel, fit
 from langchain_tokenopt.caches.index import VectorIndex
+from langchain_tokenopt.caches.kept import KeptQuestions
+from langchain_tokenopt.caches.question import Question
+from langchain_tokenopt.caches.semantic_file import SemanticFile
+from langchain_tokenopt.caches.semantic_learned import Learned
 from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source
@@ -326,9 +334,70 @@ def test_a_file_that_fails_leaves_the_cache_in_memory(
     cache.close()
 
 
-def test_rows_that_were_altered_or_of_other_embeddings_are_left_out(tmp_path: Path) -> None:
-    import sqlite3
+def test_what_was_learned_meanwhile_is_not_replaced_by_what_was_saved(tmp_path: Path) -> None:
+    saved = KeptQuestions(max_entries=9, file=SemanticFile(tmp_path / "s.sqlite"), clock=time.time)
+    saved.save([0.5] * len(RiskModel().coefficients))
+    fresh, learned = RiskModel(), RiskModel()
+    learned.learn(np.asarray(PRIOR), right=True, risk=0.1)
+    before = learned.coefficients
 
+    Learned(fresh, saved).load()
+    Learned(learned, saved).load()
+
+    assert fresh.coefficients == [0.5] * len(before)
+    assert learned.coefficients == before
+    saved.close()
+
+
+def test_questions_in_memory_save_nothing_and_forget_quietly() -> None:
+    question = Question(text=ASKED, partition=b"p", temperature=None)
+    vector = EMBEDDINGS.embed_query(ASKED)
+    questions = KeptQuestions(max_entries=9, clock=time.time)
+    (said,) = answer("Click here.")
+    questions.add(question, vector, answer=said, group=None, ttl_s=None, tags=frozenset())
+    (entry,), _ = questions.near(question, vector, most=1)
+    questions.save([1.0])
+    questions.close()
+
+    assert questions.learned() is None
+    assert questions.forget(entry.id)
+    questions.used(entry)
+    assert not questions.forget(entry.id)
+    assert len(questions) == 0
+
+
+def test_a_file_of_a_later_version_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "semantic.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as later:
+        later.execute("PRAGMA user_version = 99")
+    with caplog.at_level(logging.WARNING):
+        cache = kept(cache_of(path=file))
+
+    assert cache.lookup(prompt(LIKE), "m") is not None
+    assert "has schema 99, this version knows" in caplog.text
+    cache.close()
+    with contextlib.closing(sqlite3.connect(file)) as later:
+        assert later.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_a_file_that_was_spoilt_while_it_was_open_is_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "semantic.sqlite"
+    cache = kept(cache_of(path=file))
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("DROP TABLE questions")
+    kept(cache, "Do you ship to Norway?", "Yes.")
+    assert cache.stats().errors == 1
+    kept(cache, "Who are you?", "Us.")
+    cache.close()
+
+    again = cache_of(path=file)
+    assert again.lookup(prompt("Who are you?"), "m") is not None
+    again.close()
+
+
+def test_rows_that_were_altered_or_of_other_embeddings_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "semantic.sqlite"
     cache = kept(kept(kept(cache_of(path=file)), "Do you ship to Norway?", "Yes."), "Who?", "We.")
     cache.close()
@@ -392,6 +461,9 @@ class Failing(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]
 
+    async def aembed_query(self, text: str) -> list[float]:
+        return self.embed_query(text)
+
 
 async def test_embeddings_that_fail_break_nothing(caplog: pytest.LogCaptureFixture) -> None:
     cache = SemanticCache(Failing())
@@ -401,7 +473,7 @@ async def test_embeddings_that_fail_break_nothing(caplog: pytest.LogCaptureFixtu
         texts = [model.invoke("2 + 2?").text, (await model.ainvoke("2 + 2?")).text]
 
     assert texts == ["four", "four"]
-    assert cache.stats().errors == 4
+    assert (cache.stats().errors, cache.stats().entries) == (4, 0)
     assert len([r for r in caplog.records if "semantic cache failed" in r.message]) == 1
 
 
@@ -423,6 +495,71 @@ def test_eight_threads_read_and_write_at_once() -> None:
 
     assert cache.stats().entries == 200
     assert len(cache._kept._index) == 200
+
+
+async def test_an_answer_that_was_not_looked_for_is_kept_and_taken_back_in_the_loop() -> None:
+    cache = cache_of()
+    await cache.aupdate(prompt(ASKED), "m", answer("Click here."))
+
+    found: Any = await cache.alookup(prompt(LIKE), "m")
+
+    assert found[0].text == "Click here."
+    assert await cache.acorrect(found[0].message)
+    assert await cache.alookup(prompt(LIKE), "m") is None
+
+
+def test_what_only_looks_like_messages_is_neither_kept_nor_served() -> None:
+    cache = cache_of()
+    for odd in ('[{"a": 1}]', "[{]"):
+        cache.update(odd, "m", answer("Click here."))
+        assert cache.lookup(odd, "m") is None
+
+    assert (cache.stats().entries, cache.stats().errors) == (0, 0)
+
+
+async def test_looking_again_finds_what_was_kept_meanwhile_and_both_count_as_one() -> None:
+    for asynchronous in (False, True):
+        cache = cache_of()
+        assert cache.lookup(prompt(LIKE), "m") is None
+        kept(cache)
+
+        found: Any = (
+            await cache.alookup_again(prompt(LIKE), "m")
+            if asynchronous
+            else cache.lookup_again(prompt(LIKE), "m")
+        )
+
+        assert found[0].text == "Click here."
+        assert (cache.stats().requests, cache.stats().hits) == (1, 1)
+
+
+@pytest.mark.parametrize("audit_rate", [1e-9, 0.999999])
+async def test_what_was_not_missed_or_is_audited_is_not_looked_for_again(audit_rate: float) -> None:
+    cache = kept(cache_of(audit_rate=audit_rate))
+    audited = audit_rate > 0.5 and cache.lookup(prompt(LIKE), "m") is None
+
+    assert cache.lookup_again(prompt(LIKE), "m") is None
+    assert await cache.alookup_again(prompt(LIKE), "m") is None
+    assert (cache.stats().requests, cache.stats().audits) == (int(audited), int(audited))
+
+
+def test_looking_again_spends_no_risk_twice() -> None:
+    cache = kept(SemanticCache(EMBEDDINGS, mode="shadow", max_error_rate=0.01))
+    assert cache.lookup(prompt(LIKE), "m") is None
+    for _ in range(500):
+        assert cache.lookup_again(prompt(LIKE), "m") is None
+    kept(cache, LIKE)
+
+    assert (cache.stats().requests, cache.stats().would_hit) == (1, 1)
+
+
+def test_a_request_that_comes_again_before_any_other_is_counted_once() -> None:
+    budget = RiskBudget(0.01)
+    budget.uncount()  # with a threshold none was counted
+    budget.count()
+
+    assert budget._requests == 0
+    assert list(budget._risks) == [1.0]
 
 
 # --- the promise ------------------------------------------------------------------------------

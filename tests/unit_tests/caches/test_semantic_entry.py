@@ -110,3 +110,5 @@ def test_coefficients_are_no_entry_and_an_entry_no_coefficients() -> None:
         codec.decode(codec.encode_learned([1.0]))
     with pytest.raises(UnreadableError):
         codec.decode_learned(encoded(codec))
+    with pytest.raises(UnreadableError, match="coefficients are finite"):
+        codec.decode_learned(codec.encode_learned([1.0, math.inf]))

@@ -1,6 +1,7 @@
 """Stores: one suite for both, then what each promises of its own."""
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -326,6 +327,47 @@ def test_a_forked_child_opens_the_file_for_itself(tmp_path: Path) -> None:
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.get([key(1), key(2)]) == {key(1): b"parent", key(2): b"child"}
+    store.close()
+
+
+def test_a_store_may_be_closed_while_it_is_read(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.sqlite")
+    store.put({key(1): b"one", key(2): b"two"}, ttl_s=None)
+
+    def keys() -> Iterator[bytes]:
+        yield key(1)
+        store.close()
+        yield key(2)
+
+    assert store.get(keys()) == {key(1): b"one", key(2): b"two"}
+    assert store.get([key(1)]) == {key(1): b"one"}
+    store.close()
+
+
+def test_a_write_that_breaks_off_leaves_all_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "s.sqlite"
+    store = SqliteStore(file)
+    store.put({key(1): b"one"}, ttl_s=None)
+
+    def tags() -> Iterator[str]:
+        yield "a"
+        raise LookupError("no more tags")
+
+    with pytest.raises(LookupError, match="no more tags"):
+        store.invalidate(tags())
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        for n, word in enumerate(("ABORT", "ROLLBACK")):  # as a full disk does, by SQLite's choice
+            other.execute(
+                f"CREATE TRIGGER refuse{n} BEFORE INSERT ON entries WHEN NEW.value = x'0{n}'"
+                f" BEGIN SELECT RAISE({word}, 'refused'); END"
+            )
+    for n in range(2):
+        with pytest.raises(StoreError, match="refused"):
+            store.put({key(1): b"new", key(2): bytes([n])}, ttl_s=None)
+
+    assert store.get([key(1), key(2)]) == {key(1): b"one"}
+    store.put({key(2): b"two"}, ttl_s=None)
+    assert store.size().entries == 2
     store.close()
 
 

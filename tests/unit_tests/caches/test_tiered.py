@@ -248,6 +248,32 @@ def test_an_absent_entry_is_asked_for_again_in_time_and_on_word_from_another_hos
     assert rig.do("get", [key(1)]) == {key(1): b"one"}
 
 
+def test_of_ten_thousand_absent_entries_the_oldest_is_asked_for_again(make_rig: Any) -> None:
+    rig = make_rig(negative_ttl_s=1_000)
+    rig.do("get", [key(0)])
+    rig.do("get", [key(n) for n in range(1, 10_001)])
+    asked = len(rig.slow.asked)
+
+    assert rig.do("get", [key(n) for n in range(1, 10_001)]) == {}
+    assert len(rig.slow.asked) == asked
+    rig.do("get", [key(0)])
+    assert len(rig.slow.asked) == asked + 1
+
+
+def test_the_size_is_that_of_the_last_tier_that_can_say(tmp_path: Path) -> None:
+    slow = SqliteStore(tmp_path / "s.sqlite")
+    quick = MemoryStore()
+    store = TieredStore([quick, slow])
+    store.put({key(1): b"one", key(2): b"two"}, ttl_s=None)
+    quick.delete([key(1)])
+    assert store.size().entries == 2
+    store.close()
+    (tmp_path / "s.sqlite").write_bytes(b"this is no database but a text of some length" * 50)
+
+    assert store.size().entries == 1
+    store.close()
+
+
 def test_what_a_tier_that_is_down_may_have_is_not_called_absent(make_rig: Any) -> None:
     rig = make_rig(negative_ttl_s=1_000)
     rig.slow.put({key(1): b"one"}, ttl_s=None)

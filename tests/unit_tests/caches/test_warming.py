@@ -5,12 +5,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import count
+from itertools import count, product
 from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -247,6 +248,28 @@ async def test_what_cannot_be_is_refused(
         await warms(scripted(), **options)
 
 
+async def test_prompt_values_and_models_that_complete_texts_are_warmed(warms: Warm) -> None:
+    value = ChatPromptTemplate.from_template("About {topic}?").invoke({"topic": "books"})
+    upstream = scripted()
+    model = CachedChatModel(upstream, cache=MemoryCache())
+    completes = FakeListLLM(responses=["four"], cache=MemoryCache())
+
+    chat = await warms(model, [value], budget_tokens=1_000)
+    text = await warms(completes, ["2 + 2?"])
+
+    assert (chat.asked, chat.tokens, text.asked, text.failed) == (1, 17, 1, 0)
+    assert model.invoke("About books?").text == "answer to About books?"
+    assert upstream.calls == 1
+
+
+def test_an_interrupt_ends_the_warm_up() -> None:
+    def interrupted(messages: list[BaseMessage]) -> AIMessage:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        warm(scripted(interrupted), ["one", "two"], concurrency=1)
+
+
 # --- recurrence -------------------------------------------------------------------------------
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
@@ -374,6 +397,24 @@ def test_the_longest_unseen_is_forgotten() -> None:
 
 def test_nothing_is_due_before_anything_was_observed() -> None:
     assert Recurrence(ttl_s=HOUR_S).due(MONDAY, HOUR_S) == []
+
+
+def test_what_is_asked_twice_in_an_hour_recurs_no_more_often() -> None:
+    once, twice = synthetic(weeks=2), Recurrence(ttl_s=HOUR_S)
+    for when, minutes in product(range(14), (6, 7, 8)):
+        twice.observe(at(when, 9) + timedelta(minutes=minutes), "every morning", tokens=1_000)
+
+    (due,) = twice.due(at(14, 8.9), HOUR_S)
+    often = {each.key: each for each in once.due(at(14, 8.9), HOUR_S)}["every morning"]
+    assert due.key == "every morning"
+    assert due.chance == pytest.approx(often.chance, rel=0.1)
+
+
+def test_a_refresh_of_what_was_never_asked_for_is_no_habit() -> None:
+    learned = Recurrence(ttl_s=HOUR_S)
+    learned.refreshed(at(0, 9), "nobody's")
+
+    assert learned.due(at(1, 9), HOUR_S) == []
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
