@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +18,6 @@ Step = Literal["hour", "day"]
 Stack = Literal["feature", "model", "tenant"]
 STACKS: tuple[Stack, ...] = ("feature", "model", "tenant")
 OTHERS = "others"
-_ALERT_LOG = "langchain_tokenopt.accounting.alert_log"
 _MOST_GROUPS = 8
 _HOURLY_UP_TO = timedelta(days=3)
 
@@ -262,10 +259,9 @@ def budgets(path: str | Path) -> Sequence[BudgetStatus]:
 
 def alerts(path: str | Path, within: HourRange) -> Sequence[Alert]:
     """Return the alerts of a range, the newest first; none where none are kept."""
-    if find_spec(_ALERT_LOG) is None:
-        return []
-    log = import_module(_ALERT_LOG).AlertLog(path)
-    found: list[Alert] = log.alerts(since=within.since, until=within.until)
+    from langchain_tokenopt.accounting.alert_log import AlertLog  # noqa: PLC0415 - only this view
+
+    found = AlertLog(path).alerts(since=within.since, until=within.until)
     return sorted(found, key=lambda alert: alert.at, reverse=True)
 
 

@@ -1,6 +1,7 @@
 """The dashboard's rows against the totals of the same records."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from langchain_tokenopt.accounting import CallRecord, Price, Totals
+from langchain_tokenopt.accounting import CallRecord, Price, Totals, UsageLedger
 from langchain_tokenopt.accounting.alert import Alert
+from langchain_tokenopt.accounting.alert_log import AlertLog
 from langchain_tokenopt.accounting.rollup_query import LedgerReader
 from langchain_tokenopt.accounting.rollup_range import CallFilter, HourRange
 from langchain_tokenopt.accounting.totals import total, total_by
 from langchain_tokenopt.dashboard import views
 from langchain_tokenopt.dashboard.prompt_cache import prompt_cache_over_time, prompt_cache_rows
-from langchain_tokenopt.dashboard.views import OTHERS, STACKS, Selection
+from langchain_tokenopt.dashboard.views import OTHERS, STACKS, Selection, SpendPoint
 
 START = datetime(2026, 11, 2, tzinfo=UTC)
 THREE_DAYS = HourRange(since=START + timedelta(hours=30), until=START + timedelta(hours=100))
@@ -172,6 +174,30 @@ def test_a_prompt_cache_without_a_price_has_no_gain_rather_than_none(reader: Led
     assert (rows["our-own"].net, rows["our-own"].saved_by_reads) == (None, None)
 
 
+def test_a_model_that_was_sent_nothing_has_no_row_of_the_prompt_cache(
+    week: list[CallRecord], tmp_path: Path
+) -> None:
+    with UsageLedger(tmp_path / "a.sqlite") as ledger:
+        ledger.append(next(record for record in week if record.kind == "cache_hit"))
+        ledger.append(next(r for r in week if r.kind == "live" and r.model == "gpt-5"))
+    with closing(LedgerReader(tmp_path / "a.sqlite")) as reader:
+        rows = prompt_cache_rows(reader, Selection(), prices=two_dollars)
+
+    assert [row.model for row in rows] == ["gpt-5"]
+
+
+@pytest.mark.parametrize(("dollars", "shape"), [("40", "$,.0f"), ("4", "$,.2f"), ("0.04", "$,.5f")])
+def test_no_two_marks_of_an_axis_of_dollars_read_the_same(dollars: str, shape: str) -> None:
+    charts = pytest.importorskip("langchain_tokenopt.dashboard.charts")
+    point = SpendPoint(
+        at=START, group="faq", cost=Decimal(dollars), saved=Decimal(0), calls=1, unpriced_calls=0
+    )
+
+    chart = charts.spend_chart([point], money="cost", step="day").to_dict()
+
+    assert chart["encoding"]["y"]["axis"]["format"] == shape
+
+
 def test_the_parts_of_the_input_add_up(reader: LedgerReader, week: list[CallRecord]) -> None:
     points = prompt_cache_over_time(reader, Selection(), step="day")
 
@@ -194,8 +220,7 @@ def test_a_file_without_budgets_or_alerts_shows_none(ledger_path: Path) -> None:
 
 
 def test_alerts_of_the_range_come_newest_first(tmp_path: Path) -> None:
-    alert_log = pytest.importorskip("langchain_tokenopt.accounting.alert_log")
-    log = alert_log.AlertLog(tmp_path / "a.sqlite")
+    log = AlertLog(tmp_path / "a.sqlite")
     for hour in range(4):
         at = START + timedelta(hours=hour)
         log(
