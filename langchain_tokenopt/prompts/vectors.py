@@ -228,7 +228,8 @@ class FaissVectors(VectorStore):
 
     @override
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return lambda score: max(score, 0.0)
+        # Rounding takes the cosine of a text with itself a little above 1.
+        return lambda score: min(max(score, 0.0), 1.0)
 
     def close(self) -> None:
         """Let go of the file. The store stays usable."""

@@ -211,6 +211,47 @@ def test_lists_of_different_length_and_k_of_none_are_refused() -> None:
     assert store.add_texts([]) == []
 
 
+async def test_an_empty_store_finds_nothing_and_adding_nothing_is_no_error(tmp_path: Path) -> None:
+    for store in (FaissVectors(FAKE), FaissVectors(FAKE, path=tmp_path / "vectors.sqlite")):
+        assert await store.aadd_texts([]) == []
+        assert store.max_marginal_relevance_search("a") == []
+        assert await store.amax_marginal_relevance_search("a") == []
+        store.close()
+        store.close()
+        assert await store.asimilarity_search("a") == []
+        store.close()
+
+
+async def test_texts_are_found_by_vectors_too() -> None:
+    store = FaissVectors.from_texts(["one", "two"], FAKE, [{"n": 1}, {"n": 2}], ids=["a", "b"])
+    vector = FAKE.embed_query("two")
+
+    assert store.embeddings is FAKE
+    assert [d.id for d in store.similarity_search_by_vector(vector, k=1)] == ["b"]
+    (found,) = await store.asimilarity_search_by_vector(vector, k=1, filter={"n": 1})
+    assert found.id == "a"
+    assert all(0 <= score <= 1 for _, score in store.similarity_search_with_relevance_scores("two"))
+
+
+def test_a_store_hears_of_what_another_one_only_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.sqlite"
+    one, two = FaissVectors(FAKE, path=path), FaissVectors(FAKE, path=path)
+    one.add_documents(documents(3))
+    assert len(two) == 3
+    one.delete(["d1"])
+
+    assert {document.id for document in two.similarity_search("text 1")} == {"d0", "d2"}
+
+
+def test_vectors_of_several_lengths_are_refused() -> None:
+    class Uneven(DeterministicFakeEmbedding):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[1.0] * (n + 1) for n in range(len(texts))]
+
+    with pytest.raises(ConfigurationError, match="expected vectors of one length"):
+        FaissVectors(Uneven(size=4)).add_texts(["a", "b"])
+
+
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "vectors.sqlite"
     store = FaissVectors(FAKE, path=path)
