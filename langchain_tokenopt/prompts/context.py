@@ -28,6 +28,7 @@ from langchain_tokenopt.tokens import counter_for
 _LOG = logging.getLogger(__name__)
 # Beyond as many characters, an event loop should not wait for the arithmetic.
 _LONG = 200_000
+_OF_STRATEGIES = ("values", "contiguous", "needs_relevance")
 _NAMED: Mapping[str, Strategy] = {"recent": Recent(), "importance": Importance()}
 
 
@@ -224,8 +225,10 @@ def _strategy(given: Strategy | str) -> Strategy:
             message = f"strategy must be one of {', '.join(_NAMED)}, or an object, got {given!r}"
             raise ConfigurationError(message)
         return _NAMED[given]
-    if not callable(getattr(given, "values", None)):
-        raise ConfigurationError(f"expected a strategy, got {type(given).__name__}")
+    lacking = [name for name in _OF_STRATEGIES if not hasattr(given, name)]
+    if lacking:
+        message = f"got {type(given).__name__}, which lacks {', '.join(lacking)}"
+        raise ConfigurationError(f"expected a strategy, {message}")
     return given
 
 

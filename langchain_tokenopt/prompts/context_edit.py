@@ -100,8 +100,6 @@ def view(
         if recalled and index in recalled:
             message = _with_earlier(message, recalled[index])  # noqa: PLW2901
         sent.append(message)
-    if edit.dropped and history.static >= len(history.messages):
-        sent.append(note_of(edit))
     return sent
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.tools import tool
@@ -211,6 +214,47 @@ def test_a_report_puts_the_price_of_the_broken_prefix_beside_the_saving() -> Non
     assert sum(each.tokens for each in report.dropped) > report.saved_tokens
 
 
+def test_an_edit_that_makes_the_prefix_too_short_for_the_cache_never_pays() -> None:
+    messages = asking(turns=30)
+    report = window(max_tokens=900).fit(messages).report
+
+    assert report.tokens < 1_024 < report.tokens_given
+    assert report.saving_per_call < 0
+    assert report.pays_after_calls is None
+    assert "more a call: what is left is too short for the provider's cache" in str(report)
+    assert "pays after" not in str(report)
+
+
+def test_a_report_of_a_request_that_fits_tells_what_tables_saved() -> None:
+    rows = json.dumps([{"number": n, "colour": "red", "size": "large"} for n in range(20)])
+    messages = [SYSTEM, HumanMessage("Go."), *looked_up(1, rows)]
+
+    plain, written = (
+        window(max_tokens=2_000, tables=t).fit(messages).report for t in ("leave", "write")
+    )
+
+    assert str(plain) == f"{plain.tokens:,} of {plain.tokens:,} tokens sent"
+    saved = written.tokens_given - written.tokens
+    assert str(written).endswith(f"tokens sent; {saved:,} saved by writing JSON as tables")
+
+
+def test_listeners_that_fail_break_no_request_and_are_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[ContextReport] = []
+
+    def failing(report: ContextReport) -> None:
+        raise RuntimeError("no listener today")
+
+    made = window(listeners=[failing, failing, told.append])
+    with caplog.at_level(logging.WARNING):
+        made.fit(asking())
+        made.fit(asking())  # nothing new is edited
+
+    assert (len(told), made.listener_failures) == (1, 2)
+    assert len([r for r in caplog.records if "the request is made all the same" in r.message]) == 1
+
+
 def test_below_the_providers_minimum_there_is_no_prefix_to_break() -> None:
     report = window().fit(asking(turns=20)).report
 
@@ -300,6 +344,40 @@ def test_what_was_brought_back_stays_where_it_was_so_that_the_prefix_stays() -> 
     assert texts(second.messages)[: len(first.messages)] == texts(first.messages)
 
 
+def test_what_is_brought_back_stands_in_front_of_a_question_in_blocks() -> None:
+    blocks: Any = [{"type": "text", "text": "How many houses has the town number 3?"}, image()]
+    messages = [*asking(turns=60)[:-1], HumanMessage(blocks)]
+
+    last = window(max_tokens=1_600, recall=Recall()).fit(messages).messages[-1]
+
+    assert last.content[1:] == blocks
+    assert "Town 3 lies on a river" in last.content[0]["text"]  # type: ignore[index]  # a block
+    assert messages[-1].content == blocks
+
+
+def image() -> dict[str, Any]:
+    return {"type": "image", "url": "https://example.com/a.png"}
+
+
+def test_blank_lines_of_what_was_said_are_not_brought_back() -> None:
+    said = AIMessage("Town 77 has a mill.\n\n   \n\nTown 78 has none.")
+    messages = [SYSTEM, HumanMessage("Towns?"), said, *asking("Which town has a mill?")[1:]]
+
+    last = window(recall=Recall()).fit(messages).messages[-1]
+
+    assert "Town 77 has a mill." in str(last.text)
+    assert "\n\n\n" not in str(last.text)
+
+
+def test_all_that_is_relevant_is_brought_back_where_there_is_room() -> None:
+    messages = [SYSTEM, HumanMessage("mill"), AIMessage("mill"), *talk(30), HumanMessage("mill")]
+
+    fitted = window(recall=Recall(least=0.0), strategy="recent").fit(messages)
+
+    assert "mill" in str(fitted.messages[-1].text)
+    assert fitted.report.recalled_tokens > 0
+
+
 def test_a_question_that_nothing_answers_brings_nothing_back() -> None:
     fitted = window(recall=Recall()).fit(asking("Which wine goes with fish?"))
 
@@ -353,9 +431,51 @@ def test_a_summary_that_fails_leaves_the_request_without_one(answer: Any) -> Non
     assert made.stats.failed_summaries == 1
 
 
-def test_a_prompt_that_cannot_be_made_leaves_the_request_without_a_summary() -> None:
-    from langchain_core.prompts import ChatPromptTemplate
+def test_what_is_too_long_for_one_request_is_summarised_in_parts() -> None:
+    small = summarising("The first part.", "Both parts.")
+    summarizer = Summarizer(small, max_input_tokens=700, max_message_tokens=50)
 
+    fitted = window(strategy="recent", summarizer=summarizer).fit(asking())
+
+    assert small.calls == 2
+    assert "The first part." in str(small.requests[1])
+    assert "Both parts." in texts(fitted.messages)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prompt": ChatPromptTemplate.from_template("{messages}")}, "lacks max_words, previous"),
+        ({"max_tokens": 0}, "must be at least 1, got 0, 8000 and 500"),
+        ({"max_input_tokens": 0}, "must be at least 1, got 400, 0 and 500"),
+    ],
+)
+def test_a_summarizer_that_cannot_work_is_refused(options: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Summarizer(summarising("Notes."), **options)
+
+
+async def test_who_is_in_the_event_loop_makes_a_summary_rather_than_block_it() -> None:
+    made = threading.Event()
+    asked = threading.Event()
+
+    def slow(messages: Any) -> str:
+        asked.set()
+        assert made.wait(30)
+        return "Notes."
+
+    shared = window(strategy="recent", summarizer=summarising(slow, "My own."))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(shared.fit, asking())
+        assert await asyncio.to_thread(asked.wait, 30)
+        fitted = shared.fit(asking())  # in the event loop, where waiting would hold all others up
+        made.set()
+
+        assert "Notes." in texts(first.result(30).messages)[1]
+    assert "My own." in texts(fitted.messages)[1]
+
+
+def test_a_prompt_that_cannot_be_made_leaves_the_request_without_a_summary() -> None:
     prompt = ChatPromptTemplate.from_messages(
         [("human", "{previous} {messages} {max_words}")], template_format="f-string"
     )
@@ -439,6 +559,20 @@ def test_each_text_is_embedded_once() -> None:
     assert len(embedded) == len(set(embedded)) > 60
 
 
+def test_embeddings_of_another_length_or_too_few_count_as_nothing_alike() -> None:
+    class Odd(DeterministicFakeEmbedding):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            made = super().embed_documents(texts)
+            return [made[0], *(each[:3] for each in made[1:-1])]
+
+    made = window(embeddings=Odd(size=8), recall=Recall())
+
+    sent = made.fit(asking()).messages
+
+    assert texts(sent)[-1].endswith("And now?")
+    assert made.stats.failed_embeddings == 0
+
+
 def test_broken_embeddings_break_no_request() -> None:
     made = window(embeddings=Broken(), recall=Recall())
 
@@ -485,6 +619,17 @@ def test_a_result_larger_than_the_window_loses_its_middle_and_says_so() -> None:
     assert cut.endswith("last line")
     assert "tokens were left out" in cut
     assert fitted.report.dropped[0].reason == "shortened"
+
+
+def test_of_several_results_only_the_largest_is_cut_where_that_is_enough() -> None:
+    (one, small_one), (two, large_one) = looked_up(1, "small " * 20), looked_up(2, "noise " * 3_000)
+    both = AIMessage("", tool_calls=[*one.tool_calls, *two.tool_calls])  # type: ignore[attr-defined]  # AI messages
+    fitted = window().fit([SYSTEM, HumanMessage("Go."), both, small_one, large_one])
+
+    small, cut = (str(m.text) for m in fitted.messages if isinstance(m, ToolMessage))
+    assert fitted.report.tokens <= 600
+    assert small == "small " * 20
+    assert "tokens were left out" in cut
 
 
 def test_a_question_over_the_limit_is_refused_with_its_size() -> None:
@@ -574,6 +719,32 @@ def test_a_store_that_fails_breaks_no_request(tmp_path: Path) -> None:
     assert made.fit(asking()).report.edited
     assert not made.fit(asking()).report.edited
     assert made.stats.failed_stores > 0
+
+
+def test_a_store_whose_folder_is_gone_says_so_and_is_closed_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "contexts"
+    folder.mkdir()
+    store = SqliteContextStore(folder / "contexts.sqlite")
+    store.mset([("a", b"1")])
+    store.close()
+    store.close()
+    assert store.mget(["a"]) == [b"1"]
+    store.close()
+    shutil.rmtree(folder)
+
+    with pytest.raises(StoreError, match=r"contexts\.sqlite cannot be used"):
+        store.mget(["a"])
+
+
+async def test_a_store_serves_the_async_form_too(tmp_path: Path) -> None:
+    store = SqliteContextStore(tmp_path / "contexts.sqlite")
+
+    first = await window(store=store).afit(asking())
+    second = await window(store=store).afit(asking())
+
+    assert (first.report.edited, second.report.edited) == (True, False)
+    assert texts(second.messages) == texts(first.messages)
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -683,6 +854,29 @@ def test_a_node_says_what_it_misses() -> None:
         window().as_node().invoke({"question": "Hi"})
 
 
+async def test_a_node_runs_in_the_event_loop_too() -> None:
+    sent = await window().as_node(output_key="sent").ainvoke({"messages": asking()})
+
+    assert texts(sent["sent"]) == texts(window().invoke(asking()))
+
+
+def test_a_strategy_of_ones_own_decides() -> None:
+    class Oldest:
+        needs_relevance = contiguous = False
+
+        def values(self, groups: Any, relevance: Any) -> list[float]:
+            return [1.0 / (n + 1) ** 9 for n in range(len(groups))]
+
+    fitted = window(strategy=Oldest()).fit(asking())
+
+    assert "Town 0 lies" in str(fitted.messages)
+    assert "Town 28 lies" not in str(fitted.messages)
+    with pytest.raises(ConfigurationError, match="got Half, which lacks contiguous, needs_relev"):
+        window(strategy=type("Half", (), {"values": Oldest.values})())
+
+
 def test_strings_and_prompts_are_taken_too() -> None:
+    value = ChatPromptTemplate.from_template("Say {word}.").invoke({"word": "Hi"})
+    assert texts(window().invoke(value)) == ["Say Hi."]
     assert texts(window().invoke("Hi")) == ["Hi"]
     assert texts(window().invoke([("system", "Be brief."), ("human", "Hi")])) == ["Be brief.", "Hi"]
