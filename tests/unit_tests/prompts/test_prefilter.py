@@ -1,5 +1,6 @@
 """Documents for a question: which, how many tokens, in what order, and what goes wrong."""
 
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,34 @@ def test_words_find_what_vectors_do_not() -> None:
     chosen = prefilter(made, words_weight=0.9, k=1).select("Where do I need the form ZX-81?")
 
     assert ids(chosen) == ["form"]
+
+
+async def test_what_only_words_find_is_read_from_the_index(tmp_path: Path) -> None:
+    form = Document("Form ZX-81 is for the customs.", id="form", metadata={"page": 3})
+    made = DocumentIndex(FAKE, path=tmp_path / "documents.sqlite")
+    made.update([*(Document(f"Number {n}.", id=str(n)) for n in range(600)), form])
+    asked = prefilter(made, words_weight=1.0, k=1, fetch_k=1)
+
+    assert asked.select("Where do I need the form ZX-81?").documents == (form,)
+    assert (await asked.aselect("Where do I need the form ZX-81?")).documents == (form,)
+    found = made.words.get([*map(str, range(600)), "form", "nobody"])
+    assert len(found) == 601
+    made.words.close()
+    made.words.close()
+    assert made.words.get(["form"]) == {"form": form}
+    made.delete([])
+    await made.adelete([])
+    assert len(made) == 601
+
+
+def test_without_vectors_documents_are_alike_by_their_words(local: StaticEmbeddings) -> None:
+    made = DocumentIndex(vectors=InMemoryVectorStore(local))
+    twins = [Document(f"The shop opens at nine in the morning on day {n}.") for n in range(5)]
+    made.update([*twins, Document("The shop closes at six.", id="closing")])
+
+    wide = prefilter(made, k=2, diversity=0.9).select("When does the shop open?")
+
+    assert "closing" in ids(wide)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +320,8 @@ async def test_any_vector_store_of_langchain_does(store: str, local: StaticEmbed
     assert ids(await prefilter(made, k=3).aselect("When does the shop open?")) == ids(chosen)
 
 
-def test_a_store_without_scores_is_used_by_its_order_and_that_is_said(
-    local: StaticEmbeddings,
+async def test_a_store_without_scores_is_used_by_its_order_and_that_is_said_once(
+    local: StaticEmbeddings, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Plain(InMemoryVectorStore):
         def _select_relevance_score_fn(self) -> Any:
@@ -301,10 +330,17 @@ def test_a_store_without_scores_is_used_by_its_order_and_that_is_said(
     made = DocumentIndex(vectors=Plain(local))
     made.update(SHOP)
 
-    chosen = prefilter(made, words_weight=0.0).select("When does the shop open?")
+    filter_ = prefilter(made, words_weight=0.0)
+    with caplog.at_level(logging.WARNING):
+        both = [
+            filter_.select("When does the shop open?"),
+            await filter_.aselect("When does the shop open?"),
+        ]
 
-    assert ids(chosen)[0] == "hours"
-    assert "tells no scores" in chosen.problems[0]
+    for chosen in both:
+        assert ids(chosen)[0] == "hours"
+        assert "tells no scores" in chosen.problems[0]
+    assert len([r for r in caplog.records if "tells no scores" in r.message]) == 1
 
 
 # --- in LangChain and LangGraph -------------------------------------------------------------------
@@ -332,6 +368,23 @@ def test_a_node_adds_documents_to_the_state(index: DocumentIndex) -> None:
     state = graph.compile().invoke({"messages": [HumanMessage("When does the shop open?")]})
 
     assert [document.id for document in state["documents"]] == ["hours"]
+
+
+async def test_the_async_forms_add_the_same_documents(index: DocumentIndex) -> None:
+    asked = "When does the shop open?"
+    blocks: Any = [{"type": "text", "text": asked}, {"type": "image", "url": "a"}, "Today?"]
+    made, node = prefilter(index, k=1), prefilter(index, k=1).as_node(question_key="asked")
+
+    by_text = await made.as_prompt_input().ainvoke(asked)
+    by_blocks = await made.as_prompt_input().ainvoke({"query": blocks})
+    state = await node.ainvoke({"asked": asked, "messages": [HumanMessage("Maps?")]})
+
+    assert [d.id for d in by_text["documents"]] == ["hours"]
+    assert [d.id for d in by_blocks["documents"]] == ["hours"]
+    assert by_blocks["query"] == blocks
+    assert [d.id for d in state["documents"]] == ["hours"]
+    with pytest.raises(ConfigurationError, match="expected a question"):
+        node.invoke({"messages": [HumanMessage("Maps?")]})
 
 
 def test_callbacks_see_the_retrieval(index: DocumentIndex) -> None:

@@ -21,6 +21,7 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
 from langchain_tokenopt.caches import CachedChatModel, MemoryCache
 from langchain_tokenopt.errors import ConfigurationError
@@ -42,6 +43,7 @@ from langchain_tokenopt.prompts import (
     shards_for,
     size_advice,
 )
+from langchain_tokenopt.prompts.prefixes import PrefixIndex
 from langchain_tokenopt.testing import LoopbackServer, PromptCache, ScriptedModel
 
 LONG = "You answer for a bookshop. " * 400  # more than every minimum
@@ -193,6 +195,16 @@ def test_padding_is_advised_only_where_the_arithmetic_pays() -> None:
         size_advice(rule, tokens=1, hit_share=1.5)
 
 
+def test_a_prefix_that_is_long_enough_or_never_cheaper_is_said_so() -> None:
+    rule = rule_for("gpt-5", provider="openai")
+
+    advice = size_advice(rule, tokens=2_000, hit_share=0.9)
+
+    assert advice.cost_padded == advice.cost_now
+    assert str(advice) == "2000 tokens are enough for the minimum of 1024"
+    assert needed_hit_share(write_factor=Decimal("1.25"), read_factor=Decimal(1)) is None
+
+
 def test_shards_follow_the_rate() -> None:
     assert [shards_for(rate) for rate in (0, 15, 16, 45.2)] == [1, 1, 2, 3]
 
@@ -281,6 +293,36 @@ def test_anthropic_gets_marks_on_the_prefix_and_on_the_end_of_a_conversation() -
     hour = {"type": "ephemeral", "ttl": "1h"}
     assert marks(SYSTEM, QUESTION, lifetime="1h") == [hour, None]
     assert marks(SYSTEM, QUESTION, lifetime="24h") == [mark, None]
+
+
+def test_a_lifetime_is_asked_for_by_its_name() -> None:
+    question = [SystemMessage(LONG), HumanMessage("?")]
+
+    hour = told("claude-sonnet-4-5", "anthropic", *question, lifetime="1h")
+
+    assert hour.messages[0].content[-1]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
+    rule = rule_for("claude-sonnet-4-5", provider="anthropic")
+    dear, plain = (
+        size_advice(rule, tokens=900, hit_share=0.5, lifetime=name) for name in ("1h", "5m")
+    )
+    assert dear.cost_padded > plain.cost_padded
+    with pytest.raises(ConfigurationError, match="keeps prefixes for 5m, 1h, got '2h'"):
+        size_advice(rule, tokens=900, hit_share=0.5, lifetime="2h")
+
+
+def test_a_message_without_content_is_not_marked() -> None:
+    conversation = [SystemMessage(LONG), HumanMessage("Go."), called({}), AIMessage("")]
+
+    hints = told("claude-sonnet-4-5", "anthropic", *conversation)
+
+    assert "cache_control" in str(hints.messages[0].content)
+    assert hints.messages[-1].content == ""
+
+
+@pytest.mark.parametrize("name", ["", "n" * 33])
+def test_a_name_that_no_key_can_hold_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="name must have 1 to 32 characters"):
+        CacheHints(name=name)
 
 
 def test_tools_without_a_system_prompt_are_marked_themselves() -> None:
@@ -420,6 +462,19 @@ def test_the_builder_puts_first_what_never_changes() -> None:
     assert [each.name for each in builder.tools] == ["order", "search"]
 
 
+def test_a_question_with_an_image_stays_behind_what_was_found() -> None:
+    query: Any = [{"type": "text", "text": "What is this?"}, image("a")]
+    builder = PromptBuilder("Be brief.")
+
+    (_, alone), (_, found) = (
+        builder.messages({"query": query}),
+        builder.messages({"query": query, "context": "now"}),
+    )
+
+    assert alone.content == query
+    assert found.content == [{"type": "text", "text": "<context>\nnow\n</context>"}, *query]
+
+
 @given(seed=st.integers(0, 1_000))
 def test_the_order_in_which_things_are_given_does_not_matter(seed: int) -> None:
     rng = random.Random(seed)
@@ -504,6 +559,14 @@ def openai_tool(name: str, about: str = "x") -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": about}}
 
 
+def called(arguments: dict[str, Any]) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": "weather", "args": arguments, "id": "1"}])
+
+
+def image(name: str, **extras: Any) -> dict[str, Any]:
+    return {"type": "image", "url": f"https://example.com/{name}.png", **extras}
+
+
 CONVERSATION = (SYSTEM, *HISTORY, AIMessage("These."), HumanMessage("Thanks"))
 TIMES = ("2026-11-23 10:31", "10:31:05", "Monday", "Nov 23", "23.11.2026", "1763894400")
 LATER = ("2026-11-24 09:00", "11:00:00", "Tuesday", "Nov 24", "24.11.2026", "1763898000")
@@ -538,6 +601,16 @@ LATER = ("2026-11-24 09:00", "11:00:00", "Tuesday", "Nov 24", "24.11.2026", "176
             shape(tools=[openai_tool("a")]),
             shape(tools=[openai_tool("a", "another")]),
             "tools_changed",
+        ),
+        (
+            shape(SYSTEM, QUESTION, called({"city": "Rome"})),
+            shape(SYSTEM, QUESTION, called({"city": "Oslo"})),
+            "input_changed",
+        ),
+        (
+            shape(SYSTEM, HumanMessage(["What is this?", image("a")])),
+            shape(SYSTEM, HumanMessage(["What is this?", image("b")])),
+            "input_changed",
         ),
         (shape(*CONVERSATION), shape(SYSTEM, *CONVERSATION[3:]), "context_compacted"),
         (
@@ -588,6 +661,19 @@ def test_a_conversation_that_goes_on_parts_nowhere(n: int) -> None:
     assert first_divergence(shape(*CONVERSATION[:n]), shape(*CONVERSATION)) is None
 
 
+def test_a_last_message_that_only_became_longer_parts_nowhere() -> None:
+    assert first_divergence(shape(SYSTEM), shape(SystemMessage(f"{SYSTEM.text} And kind."))) is None
+    parted = first_divergence(shape(), shape(SystemMessage(f"{SYSTEM.text} And kind."), QUESTION))
+    assert parted is not None
+
+
+def test_marks_and_ids_of_blocks_are_no_part_of_the_prompt() -> None:
+    marked = image("a", cache_control={"type": "ephemeral"}, id="1", index=0)
+    text = {"type": "text", "text": "What is this?", "cache_control": {"type": "ephemeral"}}
+
+    assert shape(HumanMessage(["What is this?", image("a")])) == shape(HumanMessage([text, marked]))
+
+
 def test_where_it_parts_and_what_that_costs_is_told() -> None:
     parted = first_divergence(
         shape(SystemMessage("You help. It is 10:31. " + LONG), QUESTION),
@@ -619,3 +705,26 @@ def test_canonical_json_is_equal_for_equal_values_and_reads_back(value: Any) -> 
     text = canonical_json(value)
     assert canonical_json(shuffled(value)) == text
     assert json.loads(text) == value
+
+
+def test_canonical_json_writes_models_their_schemas_and_sets() -> None:
+    class Point(BaseModel):
+        x: int
+
+    assert canonical_json({"a": Point(x=1), "b": {2, 1}}) == '{"a":{"x":1},"b":[1,2]}'
+    assert json.loads(canonical_json(Point)) == Point.model_json_schema()
+    assert canonical_json(Path("a")) == '"a"'
+
+
+def test_of_many_prefixes_the_longest_unseen_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langchain_tokenopt.prompts.prefixes._MOST_BLOCKS", 20)
+    index = PrefixIndex()
+    first, second, third = (shape(HumanMessage(word * 640)) for word in "abc")
+    for each in (first, second, first, third):
+        index.add(each)
+
+    assert index.shared(first, lifetime_s=60) > 0.9
+    assert index.shared(third, lifetime_s=60) > 0.9
+    assert index.shared(second, lifetime_s=60) == 0.0

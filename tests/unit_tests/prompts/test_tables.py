@@ -88,14 +88,37 @@ def test_what_gains_nothing_or_would_lose_something_stays(text: str) -> None:
     assert TableWriter(COUNT).rewritten(result) is result
 
 
+def test_a_table_that_saves_next_to_nothing_is_not_written() -> None:
+    rows = [{"a": "long words of a text " * 40}, {"a": "other words of a text " * 40}] * 3
+    result = ToolMessage(json.dumps(rows, separators=(",", ":")), tool_call_id="1")
+
+    assert as_table(str(result.content)) is not None
+    assert TableWriter(COUNT).rewritten(result) is result
+
+
+def test_more_results_than_are_remembered_are_written_alike() -> None:
+    writer = TableWriter(len)
+    results = [
+        ToolMessage(json.dumps([{"number": n + m} for m in range(25)]), tool_call_id="1")
+        for n in range(2_100)
+    ]
+
+    first = [writer.rewritten(result) for result in results]
+
+    assert len(writer._written) == 2_000
+    assert [writer.rewritten(result) for result in results[:3]] == first[:3]
+    assert from_table(str(first[0].content)) == [{"number": m} for m in range(25)]
+
+
 def test_blocks_of_text_are_written_too_and_other_messages_never() -> None:
     writer = TableWriter(COUNT)
     block: Any = {"type": "text", "text": json.dumps(ROWS)}
     image: Any = {"type": "image", "url": "https://example.com/a.png"}
 
-    written = writer.rewritten(ToolMessage([block, image], tool_call_id="1"))
+    written = writer.rewritten(ToolMessage([block, image, block["text"]], tool_call_id="1"))
 
     assert from_table(written.content[0]["text"]) == ROWS  # type: ignore[index]  # blocks
     assert written.content[1] == image
+    assert from_table(str(written.content[2])) == ROWS
     for message in (HumanMessage(json.dumps(ROWS)), AIMessage(json.dumps(ROWS))):
         assert writer.rewritten(message) is message
