@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.base import RunnableBindingBase
 
 from langchain_tokenopt.accounting import PriceSource, cost_of
 from langchain_tokenopt.calls import Usage, normalise_usage
@@ -67,7 +67,7 @@ def _price(
 
 def model_name(model: Any) -> str | None:
     """Return the name of the model behind a chat model or one with options bound."""
-    while isinstance(model, RunnableBinding):
+    while isinstance(model, RunnableBindingBase):
         model = model.bound
     if not isinstance(model, BaseChatModel):
         return None

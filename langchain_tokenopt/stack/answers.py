@@ -11,7 +11,14 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase
 from typing_extensions import override
 
 from langchain_tokenopt.caches import cache_control
@@ -146,12 +153,23 @@ class FreshAware(Runnable[Any, AIMessage]):
 
 
 def described(model: Any) -> str:
-    """Return a description of a model that is the same in every process."""
-    if isinstance(model, RunnableBinding):
-        return f"{described(model.bound)} {sorted(model.kwargs.items(), key=str)}"
+    """Return a description that differs where models do and is the same in every process.
+
+    Of a runnable of a class of your own it is LangChain's, by `repr`: one that names a place in
+    memory shares its answers with no other process.
+    """
     if isinstance(model, BaseChatModel):
         return model._get_llm_string()
-    return type(model).__qualname__
+    if isinstance(model, RunnableBindingBase):
+        return f"{described(model.bound)} {sorted(model.kwargs.items(), key=str)}"
+    if isinstance(model, RunnableSequence):
+        return " | ".join(map(described, model.steps))
+    if isinstance(model, RunnableWithFallbacks):
+        return " or ".join(map(described, model.runnables))
+    if isinstance(model, RunnableLambda):
+        function = getattr(model, "func", None) or model.afunc
+        return f"{getattr(function, '__module__', '')} {model!r}"
+    return dumps(model)
 
 
 def _prompt(messages: Sequence[BaseMessage]) -> str:

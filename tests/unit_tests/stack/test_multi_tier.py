@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from langchain_core.caches import BaseCache, InMemoryCache
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableConfig
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
@@ -161,6 +163,34 @@ async def test_a_preparation_that_fails_sends_the_conversation_and_tells(way: st
     assert state["stages"][-1]["result"] == "failed: ConnectionError: no documents"
 
 
+async def test_a_preparation_that_leaves_no_message_is_an_error(way: str) -> None:
+    graph, small, _ = graph_of("From nine.", "never", prepare=lambda _: [])
+
+    with pytest.raises(ConfigurationError, match="`prepare` returned no message to send"):
+        await run(graph, way, ask())
+    assert small.calls == 0
+
+
+async def test_a_preparation_that_is_set_up_wrongly_is_told_and_not_passed_over(way: str) -> None:
+    def misconfigured(messages: Any) -> Any:
+        raise ConfigurationError("no such index")
+
+    graph, small, _ = graph_of("From nine.", "never", prepare=misconfigured)
+
+    with pytest.raises(ConfigurationError, match="no such index"):
+        await run(graph, way, ask())
+    assert small.calls == 0
+
+
+async def test_a_request_may_be_sent_unprepared(way: str) -> None:
+    graph, small, _ = graph_of("From nine.", "never", prepare=lambda _: [HumanMessage("short")])
+
+    state = await run(graph, way, ask(), context=MultiTierContext(skip=("prepare",)))
+
+    assert small.requests[0][0].text == "When do you open?"
+    assert state["stages"][-1]["result"] == "skipped"
+
+
 class Broken(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> Any:
         raise ConnectionError("down")
@@ -176,6 +206,29 @@ async def test_a_cache_that_fails_is_a_miss(way: str) -> None:
     graph, _, _ = graph_of("From nine.", "never", cache=Broken(), similar=Broken())
 
     assert (await run(graph, way, ask()))["tier"] == "small"
+
+
+class Foreign(Broken):
+    """Gives what other programs keep in the same cache."""
+
+    def __init__(self, found: list[Generation]) -> None:
+        self.found = found
+
+    def lookup(self, prompt: str, llm_string: str) -> Any:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    "found", [Generation(text="a completion"), ChatGeneration(message=HumanMessage("a question"))]
+)
+async def test_an_entry_that_is_no_answer_of_a_chat_model_is_a_miss(
+    way: str, found: Generation
+) -> None:
+    graph, small, _ = graph_of("From nine.", "never", cache=Foreign([found]))
+
+    state = await run(graph, way, ask())
+
+    assert (state["tier"], state["answer"].text, small.calls) == ("small", "From nine.", 1)
 
 
 async def test_any_langchain_cache_will_do(way: str) -> None:
@@ -289,6 +342,85 @@ def test_calls_of_the_gate_are_paid_too() -> None:
     ]
     used = sum(call["usage"]["plain_input"] + call["usage"]["output"] for call in state["calls"])
     assert Decimal(state["cost"]) == Decimal(used) / 1_000_000
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m.bind(stop=["END"]), lambda m: m.with_retry()])
+def test_savings_are_told_against_the_model_inside_of_what_is_bound(wrap: Any) -> None:
+    tiers = [
+        Tier("small", scripted("From nine.", "small")),
+        Tier("large", wrap(scripted("never", "large"))),
+    ]
+
+    state: Any = create_multi_tier(tiers, prices=prices).compile().invoke(ask())
+
+    assert Decimal(state["saved"]) == 9 * Decimal(state["cost"]) > 0
+
+
+def test_what_is_no_chat_model_has_no_price_to_save_against() -> None:
+    tiers = [
+        Tier("small", scripted("From nine.", "small")),
+        Tier("large", RunnableLambda(lambda _: AIMessage("never"))),
+    ]
+
+    state: Any = create_multi_tier(tiers, prices=prices).compile().invoke(ask())
+
+    assert Decimal(state["cost"]) > 0
+    assert state["saved"] is None
+
+
+def test_a_call_that_failed_costs_nothing_whatever_its_price() -> None:
+    peer = scripted(ConnectionError("down"), "of a price unknown")
+    gate = Gate(second_opinion=SecondOpinion(model=peer), reader=str)
+    tiers = [
+        Tier("small", scripted("From nine.", "small"), gate=gate),
+        Tier("large", scripted("From nine.", "large")),
+    ]
+
+    state: Any = create_multi_tier(tiers, prices=prices).compile().invoke(ask())
+
+    assert [call["kind"] for call in state["calls"]] == ["live", "error", "live"]
+    assert Decimal(state["cost"]) > 0
+    assert state["unpriced"] == []
+
+
+def test_graphs_of_other_models_do_not_share_answers_in_one_cache() -> None:
+    cache = MemoryCache()
+
+    def answered(first: str, second: str, **options: Any) -> Any:
+        models = [scripted(f"of {name}", name).bind(**options) for name in (first, second)]
+        tier = Tier("small", models[0].with_fallbacks(models[1:]))
+        state = create_multi_tier([tier], cache=cache, prices=prices).compile().invoke(ask())
+        return state["tier"], state["answer"].text
+
+    assert answered("a", "b") == ("small", "of a")
+    assert answered("c", "b") == ("small", "of c")
+    assert answered("a", "b", stop=["END"]) == ("small", "of a")
+    assert answered("a", "b") == ("cache", "of a")
+
+
+def test_prompts_and_functions_around_a_model_keep_answers_apart() -> None:
+    cache, model = MemoryCache(), scripted("From nine.", "small")
+
+    def shortened(messages: Any) -> Any:
+        return messages[-1:]
+
+    def whole(messages: Any) -> Any:
+        return messages
+
+    def tier_of(chain: Any) -> str:
+        tiers = [Tier("small", chain)]
+        state: Any = create_multi_tier(tiers, cache=cache, prices=prices).compile().invoke(ask())
+        return str(state["tier"])
+
+    prompts = [
+        ChatPromptTemplate([("system", system), MessagesPlaceholder("messages")])
+        for system in ("Be brief.", "Be kind.")
+    ]
+    chains = [RunnableLambda(shortened) | model, RunnableLambda(whole) | model]
+    chains += [RunnableLambda(lambda m: {"messages": m}) | prompt | model for prompt in prompts]
+
+    assert [tier_of(chain) for chain in chains] == ["small"] * 4
+    assert [tier_of(chain) for chain in chains] == ["cache"] * 4
 
 
 def test_an_unknown_price_is_said_and_never_nothing() -> None:
