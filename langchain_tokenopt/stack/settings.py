@@ -273,18 +273,16 @@ def _meant(location: tuple[int | str, ...]) -> str:
     for part in location[:-1]:
         if isinstance(part, str):
             table = _table_of(table, part)
-    known = list(getattr(table, "model_fields", {}))
+    known = list(table.model_fields)
     close = get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
 def _table_of(table: Any, name: str) -> Any:
     """Return the settings class of a key in a table, through optional and repeated ones."""
-    found = getattr(table, "model_fields", {}).get(name)
-    queue = [found.annotation] if found is not None else []
-    while queue:
+    queue = [table.model_fields[name].annotation]
+    while True:
         kind = queue.pop()
         if isinstance(kind, type) and issubclass(kind, _Table):
             return kind
         queue += getattr(kind, "__args__", ())
-    return None

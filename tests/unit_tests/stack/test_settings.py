@@ -64,6 +64,10 @@ def test_values_can_be_changed_in_code() -> None:
         ({**LEAST, "context": {"max_tokens": 0}}, "context.max_tokens: Input should be greater"),
         ({**LEAST, "batching": {}}, "give tokens_per_minute or requests_per_minute"),
         ({**LEAST, "budgets": [{"name": ""}]}, "budgets.0.name: String should have at least"),
+        (
+            {**LEAST, "budgets": [{"name": "a"}, {"name": "b", "call": 1}]},
+            "budgets.1.call: not known; did you mean calls?",
+        ),
         ({**LEAST, "cascade": {}}, r"\[cascade\] needs a small model"),
         (
             {"models": {"small": "a", "large": "b"}, "cascade": {"rules": [{"tier": "large"}]}},

@@ -19,6 +19,9 @@ from langchain_tokenopt.middleware import (
     ResponseCacheMiddleware,
 )
 from langchain_tokenopt.routing import Gate
+from langchain_tokenopt.routing.planner import CascadePlan
+from langchain_tokenopt.routing.policy import DataNote, RoutingPolicy
+from langchain_tokenopt.routing.risk import Promise
 from langchain_tokenopt.stack import MultiTierContext, Settings, Stack
 from langchain_tokenopt.testing import ScriptedModel
 
@@ -207,3 +210,53 @@ def test_a_settings_file_is_all_it_takes(tmp_path: Path) -> None:
     assert stack.model().invoke("Open?").text == "At nine."
     assert stack.settings.cache is not None
     assert stack.settings.cache.ttl_s == 60
+
+
+def test_what_the_settings_do_not_name_is_not_built() -> None:
+    stack, upstream = stack_of({"models": {"large": "gpt-5.1"}})
+
+    for _ in range(2):
+        assert stack.model().invoke("Open?").text == "At nine."
+    stack.close()
+
+    assert upstream.calls["gpt-5.1"] == 2
+    assert [type(each) for each in stack.middleware()] == [LedgerMiddleware]
+
+
+def test_a_file_without_a_secret_keeps_answers_too(tmp_path: Path) -> None:
+    for _ in range(2):
+        stack, upstream = stack_of(changes={"cache.where": str(tmp_path / "cache.sqlite")})
+        assert stack.model().invoke("Open?").text == "At nine."
+        stack.close()
+
+    assert upstream.calls["gpt-5.1"] == 0
+
+
+@pytest.mark.parametrize(("question", "tier"), [("Open?", "small"), ("Open? " * 40, "large")])
+def test_a_rule_may_be_about_the_length_of_the_question(question: str, tier: str) -> None:
+    rule = {"tier": "large", "longer_than": 50}
+    stack, _ = stack_of(changes={"cascade.rules": [rule]})
+
+    state = stack.graph().compile().invoke({"messages": [HumanMessage(question)]})
+
+    assert state["tier"] == tier
+
+
+@pytest.mark.parametrize(("choice", "calls"), [("strong", (0, 1)), ("weak", (1, 0))])
+def test_a_policy_that_advises_one_model_leaves_the_other_out(
+    tmp_path: Path, choice: Any, calls: tuple[int, int]
+) -> None:
+    RoutingPolicy(
+        plan=CascadePlan(choice=choice, reason="it pays", options=(), requests=100),
+        promise=Promise(
+            max_loss=0.05, delta=None, threshold=0.5, labels=100, losses_allowed=3,
+            losses_seen=2, accepted_share=0.6,
+        ),
+        gate_model=None,
+        data=DataNote(labels=200, fitted=100, calibrated=100, loss_rate=0.1, mark="a"),
+    ).save(tmp_path / "policy.json")  # fmt: skip
+    stack, upstream = stack_of(changes={"cascade.policy": str(tmp_path / "policy.json")})
+
+    stack.graph().compile().invoke(ASK)
+
+    assert tuple(upstream.calls.values()) == calls
