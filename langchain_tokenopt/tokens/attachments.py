@@ -56,7 +56,7 @@ def _content_of(block: dict[str, Any]) -> tuple[str, bytes | None]:
         return kind or "text/plain", encoded.encode()
     if encoded.startswith("data:"):
         head, _, encoded = encoded.partition("base64,")
-        kind = kind or head[5:].rstrip(";")
+        kind = kind or head[5:].partition(";")[0]  # behind it stands the charset
     try:
         return kind, base64.b64decode(encoded)
     except (binascii.Error, ValueError):

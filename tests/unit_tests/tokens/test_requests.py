@@ -11,13 +11,20 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-from langchain_tokenopt.tokens import counter_for, image_tokens
+from langchain_tokenopt.tokens import Calibration, counter_for, image_tokens
 from langchain_tokenopt.tokens.image_size import size_of_base64
 
+UNKNOWN_WEBP = base64.b64encode(b"RIFF\0\0\0\0WEBPVP9X" + bytes(40)).decode()
 CALL = {"name": "weather", "args": {"city": "Ulm", "days": 3}, "id": "call_1", "type": "tool_call"}
 CONVERSATIONS: list[list[Any]] = [
     [HumanMessage("hi")],
@@ -235,7 +242,9 @@ def test_a_remote_image_is_assumed_never_fetched(monkeypatch: pytest.MonkeyPatch
     assert (counted.tokens, counted.estimated) == (765, True)
 
 
-@pytest.mark.parametrize("text", ["", "!!!!", "aGVsbG8=", "iVBORw0KGgo=", "R0lGODlh", "/9j/"])
+@pytest.mark.parametrize(
+    "text", ["", "!!!!", "aGVsbG8=", "iVBORw0KGgo=", "R0lGODlh", "/9j/", UNKNOWN_WEBP]
+)
 def test_what_is_no_image_has_no_size_and_is_estimated(text: str) -> None:
     block = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}}
 
@@ -265,6 +274,135 @@ def test_a_text_file_is_counted_and_a_pdf_by_its_pages() -> None:
     pdf = {"type": "file", "mime_type": "application/pdf", "base64": pages}
     assert count(text) == counter.count_text("one two three")
     assert count(pdf) == 4_000
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text-plain", "text": "one two three"},
+        {"type": "document", "source": {"type": "text", "data": "one two three"}},
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "one two three"},
+        },
+        {
+            "type": "file",
+            "file": {"file_data": f"data:text/plain;base64,{encoded('one two three')}"},
+        },
+        {"type": "file", "file": {"file_data": f"data:text/csv;base64,{encoded('one two three')}"}},
+        {
+            "type": "file",
+            "base64": f"data:application/json;charset=utf-8;base64,{encoded('one two three')}",
+        },
+    ],
+)
+def test_the_text_of_a_file_is_counted_in_every_form(block: dict[str, Any]) -> None:
+    counter = counter_for("gpt-4o")
+    empty = counter.count_messages([HumanMessage([])])
+
+    assert counter.count_messages([HumanMessage([block])]) - empty == 3
+
+
+@pytest.mark.parametrize(
+    ("block", "tokens"),
+    [
+        ({"type": "file", "file": {"file_id": "file-1"}}, 2_000),
+        ({"type": "file", "mime_type": "application/pdf", "base64": "no base64"}, 2_000),
+        ({"type": "input_audio", "input_audio": {"format": "wav"}}, 0),
+        ({"type": "input_audio", "input_audio": {"data": encoded("s" * 32_000)}}, 20),
+    ],
+    ids=["id", "no base64", "no sound", "no header"],
+)
+def test_what_of_a_file_cannot_be_seen_is_assumed(block: dict[str, Any], tokens: int) -> None:
+    counter = counter_for("gpt-4o")
+    empty = counter.count_messages([HumanMessage([])])
+
+    assert counter.count_messages([HumanMessage([block])]) - empty == tokens
+
+
+def test_blocks_are_counted_wherever_their_text_stands() -> None:
+    counter = counter_for("gpt-4o")
+
+    def count(*blocks: Any) -> int:
+        empty = counter.count_messages([HumanMessage([])])
+        return counter.count_messages([HumanMessage(list(blocks))]) - empty
+
+    text: Any = {"type": "text", "text": "one two three"}
+    assert count("one two three") == count(text) == 3
+    assert count({"type": "refusal", "refusal": "one two three"}) == 3
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [text, image(1024, 1024)]}
+    assert count(result) == 768
+    assert count({"type": "tool_result", "tool_use_id": "1"}) == 0
+
+
+def test_calls_count_alike_whether_they_were_parsed_or_not() -> None:
+    counter = counter_for("gpt-4o")
+    raw = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    call = {"name": "f", "args": {"a": 1}, "id": "1"}
+    broken = {"name": "f", "args": '{"a": 1}', "id": "1", "error": "cut"}
+
+    counts = {
+        counter.count_messages([message])
+        for message in (
+            AIMessage("", tool_calls=[call]),
+            AIMessage("", invalid_tool_calls=[broken]),
+            AIMessage("", additional_kwargs={"tool_calls": [raw]}, tool_calls=[call]),
+            AIMessage("", additional_kwargs={"function_call": raw["function"]}),
+        )
+    }
+
+    assert len(counts) == 1
+    nothing = AIMessage("", invalid_tool_calls=[{**broken, "name": None, "args": None}])
+    assert counter.count_messages([nothing]) == counter.count_messages([AIMessage("")])
+
+
+def test_a_role_of_ones_own_is_counted_by_its_words() -> None:
+    counter = counter_for("gpt-4o")
+
+    short, long = (
+        counter.count_messages([ChatMessage("hi", role=role)]) for role in ("user", "one two three")
+    )
+
+    assert short == counter.count_messages([HumanMessage("hi")])
+    assert long == short + 2
+
+
+def test_a_tool_that_the_provider_runs_is_counted_by_its_json() -> None:
+    counter, hi = counter_for("gpt-4o"), [HumanMessage("hi")]
+
+    plain, placed = (
+        counter.count_messages(hi, tools=[tool])
+        for tool in (
+            {"type": "web_search"},
+            {"type": "web_search", "user_location": {"type": "approximate", "city": "Ulm"}},
+        )
+    )
+
+    assert counter.count_messages(hi) < plain < placed
+
+
+def test_a_property_that_may_be_anything_costs_nothing() -> None:
+    def described(properties: dict[str, Any]) -> int:
+        parameters = {"type": "object", "properties": properties}
+        tool = {"name": "t", "description": "d", "parameters": parameters}
+        return counter_for("gpt-4o").count_messages([HumanMessage("hi")], tools=[tool])
+
+    known = {"x": {"type": "string"}}
+    assert described({**known, "any": True}) == described(known)
+
+
+def test_without_a_calibration_or_a_model_a_counter_learns_nothing() -> None:
+    plain, calibration = counter_for("claude-sonnet-4-5"), Calibration()
+    before = plain.count_text("one two three")
+    plain.learn([HumanMessage("hi")], reported=9_000)
+    counter_for(None, calibration=calibration).learn([HumanMessage("hi")], reported=9_000)
+
+    assert plain.count_text("one two three") == before
+    assert calibration.ratio("claude-sonnet-4-5") == Calibration().ratio("claude-sonnet-4-5")
 
 
 def test_a_sound_is_counted_by_its_length() -> None:

@@ -386,6 +386,7 @@ SAMPLES = {
     "code": HERE.read_text()[2_000:4_000],
     "JSON": '{"order": {"id": "A-1042", "items": [{"sku": "B7", "n": 2}], "paid": true}}' * 5,
     "Chinese": "退货在收到包裹后三十天内免费。请保留包装。在表格上写下您的订单号码。" * 3,
+    "Vietnamese": "Tôi muốn đặt lại mật khẩu của tài khoản này, xin hãy giúp tôi nhé. " * 3,
     "Russian": "Возврат посылки бесплатный в течение тридцати дней после её получения." * 3,
 }
 
@@ -498,3 +499,10 @@ def test_long_texts_are_counted_once_and_the_oldest_forgotten() -> None:
         remembered.count(text)
     assert encoding.asked == 12
     assert len(remembered._counts) == 10
+
+
+def test_an_encoding_that_tiktoken_has_no_file_of_is_told_so() -> None:
+    found = official.open_encoding("p99k_base")
+
+    assert isinstance(found, Unavailable)
+    assert found.reason == "tiktoken's file of p99k_base is not known"
