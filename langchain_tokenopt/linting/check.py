@@ -265,7 +265,7 @@ class _Checker(ast.NodeVisitor):
             self._messages(first(node) or keywords.get("messages"))
             return
         text = first(node) or keywords.get("template") or keywords.get("prompt")
-        if text is None or method == "from_messages":
+        if text is None:
             return
         system = isinstance(node.func, ast.Attribute) and (
             dotted(node.func.value, self._imports).endswith("SystemMessagePromptTemplate")

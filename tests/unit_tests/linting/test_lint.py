@@ -26,6 +26,22 @@ def at():
     return str(datetime.now())
 PromptTemplate(template="{at}", partial_variables={"at": at})
 """
+SYSTEM_TEMPLATE = """
+system = SystemMessagePromptTemplate.from_template("At {now}.")
+chain.invoke({"now": datetime.now()})
+"""
+LATE_TEMPLATE = """
+ChatPromptTemplate.from_messages([
+    HumanMessagePromptTemplate.from_template("{q}"),
+    SystemMessagePromptTemplate.from_template("You help."),
+])
+"""
+ONLY_TEMPLATE = 'ChatPromptTemplate.from_messages([("system", "At {now}."), ("human", "{q}")])'
+STEADY = """
+def style(topic):
+    return "brief"
+prompt.partial(style=style)
+"""
 GIVEN_LATER = """
 prompt = ChatPromptTemplate.from_messages([("system", "At {now}."), ("human", "{q}")])
 (prompt | model).invoke({"now": datetime.now(), "q": q})
@@ -60,6 +76,12 @@ def test_a_rules_bad_example_is_found_and_its_good_one_is_not(rule: Any) -> None
         ("prompt.partial(now=datetime.now())", "TOK101"),
         ("prompt.partial(now=lambda: datetime.now().isoformat())", "TOK101"),
         (PARTIAL, "TOK101"),
+        (SYSTEM_TEMPLATE, "TOK101"),
+        (LATE_TEMPLATE, "TOK108"),
+        ("import time\nSystemMessage(f'At {time.strftime(\"%H:%M\")}')", "TOK101"),
+        ("import time\nSystemMessage(f'At {time.localtime()[3]}')", "TOK101"),
+        ("SystemMessage(f'Use {set(names).union(more)}')", "TOK103"),
+        ("(prompt | model).invoke({**given, 'now': datetime.now()})\n" + ONLY_TEMPLATE, "TOK101"),
         (GIVEN_LATER, "TOK101"),
         ("SystemMessage([{'type': 'text', 'text': f'At {datetime.now()}'}])", "TOK101"),
         ("SystemMessage(f'Today is {datetime.now().strftime(\"%Y-%m-%d\")}')", "TOK114"),
@@ -101,6 +123,11 @@ def test_it_is_found(source: str, code: str) -> None:
         "SystemMessage(json.dumps({'a': 1}))",
         f"SystemMessage({LONG} + f' {{user_name}}')",
         "ChatPromptTemplate.from_template('Summarise: {text}')",
+        "PromptTemplate()",
+        "SystemMessagePromptTemplate(prompt=prompt)",
+        "PromptTemplate.from_file('summarise.txt')",
+        "PromptTemplate.from_examples(examples, suffix, ['text'])",
+        STEADY,
         "ChatPromptTemplate.from_messages([('placeholder', '{system}'), ('system', 'x')])",
         "ChatPromptTemplate.from_messages([('system', 'a'), ('human', 'b'), ('system', 'c')])",
         "messages.insert(0, SystemMessage('You help.'))",
