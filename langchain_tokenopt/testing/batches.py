@@ -131,7 +131,7 @@ class BatchDesk:
     ) -> tuple[int, bytes]:
         if not parts:
             if method == "POST":
-                return 200, _json(self._as_openai(self._handed_in(json.loads(raw))))
+                return 200, _json(self._as_openai(self._handed_in(_object(raw))))
             limit = int(query.get("limit", ["20"])[0])
             all_of = sorted(self._batches.values(), key=lambda b: b.created, reverse=True)
             after = query.get("after", [None])[0]
@@ -175,10 +175,10 @@ class BatchDesk:
 
     def _read_rows(self, data: bytes, batch: _Batch) -> Iterator[dict[str, Any]]:
         seen: set[str] = set()
-        for number, line in enumerate(data.decode().splitlines(), start=1):
+        for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
             try:
                 row = json.loads(line)
-                name, body = str(row["custom_id"]), row["body"]
+                name, body = str(row["custom_id"]), dict(row["body"])
                 if row["method"] != "POST" or row["url"] != batch.endpoint:
                     raise ValueError(f"url must be {batch.endpoint}")
             except (ValueError, KeyError, TypeError) as error:
@@ -233,7 +233,7 @@ class BatchDesk:
     def _anthropic(self, method: str, parts: list[str], raw: bytes) -> tuple[int, bytes]:
         if not parts:
             if method == "POST":
-                return 200, _json(_as_anthropic(self._handed_to_anthropic(json.loads(raw))))
+                return 200, _json(_as_anthropic(self._handed_to_anthropic(_object(raw))))
             all_of = sorted(self._batches.values(), key=lambda b: b.created, reverse=True)
             page = {"data": [_as_anthropic(b) for b in all_of], "has_more": False}
             return 200, _json({**page, "first_id": None, "last_id": None})
@@ -248,13 +248,17 @@ class BatchDesk:
         return 200, _json(_as_anthropic(batch))
 
     def _handed_to_anthropic(self, body: Mapping[str, Any]) -> _Batch:
-        requests = body.get("requests") or []
-        names = [row.get("custom_id") for row in requests]
-        if not names or len(set(names)) != len(names):
+        try:
+            rows = [
+                {"custom_id": str(row["custom_id"]), "body": dict(row["params"])}
+                for row in body.get("requests") or []
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _RefusedError(400, f"a request needs custom_id and params: {error!r}") from error
+        if not rows or len({row["custom_id"] for row in rows}) != len(rows):
             raise _RefusedError(400, "requests need custom_ids that are all different")
         if self.rules.refuse:
             raise _RefusedError(400, self.rules.refuse)
-        rows = [{"custom_id": row["custom_id"], "body": row["params"]} for row in requests]
         batch = _Batch(id=f"msgbatch_{uuid4().hex}", rows=rows, created=datetime.now(UTC))
         self._batches[batch.id] = batch
         return batch
@@ -301,6 +305,13 @@ class BatchDesk:
             batch.usage[name] = batch.usage.get(name, 0) + completion.usage[f"{source}_tokens"]
         made = completion.as_json()
         return {"kind": "answered", "completion": made, "reply": answer, "model": request.model}
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(raw))
+    except (ValueError, TypeError) as error:
+        raise _RefusedError(400, f"the body is not a JSON object: {error}") from error
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

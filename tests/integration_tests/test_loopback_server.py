@@ -5,7 +5,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import openai
@@ -230,6 +230,12 @@ def test_the_prompt_cache_forgets_and_is_kept_by_model() -> None:
     assert again >= 1024
 
 
+@pytest.mark.parametrize("options", [{"minimum": 0}, {"step": 0}, {"lifetime_s": 0.0}])
+def test_a_prompt_cache_that_could_keep_nothing_is_refused(options: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be at least 1 and lifetime_s more than 0"):
+        PromptCache(**options)
+
+
 def test_writes_are_reported_where_the_model_charges_for_them() -> None:
     cache = PromptCache(reports_writes=True)
     with LoopbackServer(lambda _: "ok", prompt_cache=cache) as server:
@@ -369,3 +375,166 @@ def test_a_server_can_be_started_again() -> None:
     for _ in range(2):
         with server:
             assert chat(server).invoke("hi").text == "ok"
+
+
+def test_a_request_is_known_by_its_last_message_of_a_user(echo_server: LoopbackServer) -> None:
+    blocks = HumanMessage([{"type": "text", "text": "one "}, {"type": "text", "text": "two"}])
+
+    begun = chat(echo_server).invoke([blocks, AIMessage("As for one:")])
+    unasked = chat(echo_server).invoke([SystemMessage("Be brief.")])
+
+    assert begun.text == "You said: one two"
+    assert unasked.text == "You said: "
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_path_that_is_none_is_not_found(echo_server: LoopbackServer, method: str) -> None:
+    status, body = sent(echo_server, method, "/nothing")
+
+    assert (status, body["error"]["message"]) == (404, "no such path: /v1/nothing")
+
+
+def test_an_error_of_the_server_itself_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(text: str) -> Any:
+        raise LookupError("no vectors today")
+
+    with (
+        LoopbackServer(["four"], embed=broken) as server,
+        openai.OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        client.embeddings.create(model="m", input="hello")
+
+    assert "LookupError: no vectors today" in capsys.readouterr().err
+
+
+# --- files and batches --------------------------------------------------------------------------
+
+
+def sent(
+    server: LoopbackServer, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, dict[str, Any]]:
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        server.base_url + path, data=data, method=method, headers=headers
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def line(name: str, **change: Any) -> dict[str, Any]:
+    body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": name}]}
+    row = {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return {**row, **change}
+
+
+def handed_in(client: openai.OpenAI, data: bytes) -> Any:
+    file = client.files.create(file=data, purpose="batch")
+    return client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+
+
+@pytest.fixture
+def client(echo_server: LoopbackServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=echo_server.base_url, api_key="any", max_retries=0) as client:
+        yield client
+
+
+def test_a_file_is_kept_until_it_is_deleted(client: openai.OpenAI) -> None:
+    file = client.files.create(file=b"one\ntwo\n", purpose="batch")
+
+    assert client.files.retrieve(file.id).bytes == 8
+    assert client.files.content(file.id).read() == b"one\ntwo\n"
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError, match="no such file"):
+        client.files.content(file.id)
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([line("a"), line("a")], "duplicate_custom_id"),
+        ([line("a"), line("b", body={"model": "gpt-5", "messages": []})], "mismatched_model"),
+        ([line("a", url="/v1/embeddings")], "invalid_json_line"),
+        ([line("a", method="GET")], "invalid_json_line"),
+        ([line("a", body="hello")], "invalid_json_line"),
+        ([{"custom_id": "a"}], "invalid_json_line"),
+        ([["a"]], "invalid_json_line"),
+        ([], "invalid_size"),
+    ],
+)
+def test_a_batch_of_bad_lines_fails_when_it_is_validated(
+    client: openai.OpenAI, rows: list[Any], code: str
+) -> None:
+    batch = handed_in(client, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    assert batch.status == "failed"
+    assert code in [problem.code for problem in batch.errors.data]
+    assert client.batches.retrieve(batch.id).output_file_id is None
+
+
+def test_a_batch_of_what_is_no_text_fails(client: openai.OpenAI) -> None:
+    batch = handed_in(client, b"\xff\xfe")
+
+    assert batch.status == "failed"
+    assert (batch.errors.data[0].code, batch.errors.data[0].line) == ("invalid_json_line", 1)
+
+
+def test_a_batch_that_has_ended_cannot_be_cancelled_any_more(client: openai.OpenAI) -> None:
+    batch = handed_in(client, json.dumps(line("a")).encode())
+    ended = client.batches.retrieve(batch.id)
+
+    cancelled = client.batches.cancel(batch.id)
+
+    assert (ended.status, cancelled.status) == ("completed", "completed")
+    assert cancelled.output_file_id == ended.output_file_id
+
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "said"),
+    [
+        ("/batches", {"input_file_id": "file-9"}, {}, "no such file: file-9"),
+        ("/batches", b"not json", {}, "the body is not a JSON object"),
+        ("/batches", [1], {}, "the body is not a JSON object"),
+        ("/files", b"a file", {}, "the form has no file"),
+        (
+            "/files",
+            b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--',
+            FORM,
+            "the form has no file",
+        ),
+        ("/messages/batches", b"not json", {}, "the body is not a JSON object"),
+        ("/messages/batches", {"requests": []}, {}, "custom_ids that are all different"),
+        (
+            "/messages/batches",
+            {"requests": [{"custom_id": "a", "params": {}}] * 2},
+            {},
+            "custom_ids that are all different",
+        ),
+        ("/messages/batches", {"requests": [{"custom_id": "a"}]}, {}, "KeyError('params')"),
+        ("/messages/batches", {"requests": ["a"]}, {}, "custom_id and params"),
+    ],
+)
+def test_what_no_provider_would_take_is_refused_with_the_reason(
+    echo_server: LoopbackServer, path: str, body: Any, headers: dict[str, str], said: str
+) -> None:
+    status, answer = sent(echo_server, "POST", path, body, **headers)
+
+    assert status == 400
+    assert said in answer["error"]["message"]
+    assert echo_server.batches.created == 0
+
+
+@pytest.mark.parametrize("path", ["/batches/batch_9", "/messages/batches/batch_9"])
+def test_a_batch_that_is_none_is_not_found(echo_server: LoopbackServer, path: str) -> None:
+    status, answer = sent(echo_server, "GET", path)
+
+    assert (status, answer["error"]["message"]) == (404, "no such batch: batch_9")
