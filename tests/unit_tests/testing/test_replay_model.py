@@ -169,9 +169,9 @@ def test_recordings_are_read_from_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["not json", '["question"]', '{"samples": ["a"]}'])
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text('{"question": "q?", "samples": ["a"]}\n' + line + "\n")
+    file.write_text('{"question": "q?", "samples": ["a"]}\n \n' + line + "\n")
 
-    with pytest.raises(LogFormatError, match="line 2"):
+    with pytest.raises(LogFormatError, match="line 3"):
         ReplayModel.from_jsonl(file)
 
 
