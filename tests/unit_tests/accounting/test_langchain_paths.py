@@ -308,6 +308,32 @@ def test_an_estimate_has_the_tools_of_the_request_too() -> None:
     assert with_tools > plain + 10
 
 
+async def test_a_call_in_a_callback_of_the_loop_is_booked_too() -> None:
+    ledger, model = UsageLedger(), forever()
+    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def call() -> None:  # no task runs it
+        done.set_result(model.invoke("Hi", {"callbacks": [ledger]}).text)
+
+    asyncio.get_running_loop().call_soon(call)
+    await asyncio.wait_for(done, 30)
+
+    assert kinds(ledger) == ["live"]
+
+
+def test_of_very_many_open_calls_the_oldest_is_given_up() -> None:
+    ledger = UsageLedger()
+    runs = [uuid4() for _ in range(20_001)]
+    for run in runs:
+        ledger.on_llm_start({}, ["Hi"], run_id=run)
+    assert ledger.open_calls == 20_000
+
+    ledger.on_llm_error(RuntimeError("down"), run_id=runs[-1])
+    assert ledger.open_calls == 19_999
+    ledger.on_llm_error(RuntimeError("down"), run_id=runs[0])
+    assert ledger.open_calls == 19_999
+
+
 def test_an_end_without_a_start_is_still_booked() -> None:
     ledger = UsageLedger()
     answer = AIMessage("ok", id="1", usage_metadata=PLAIN, response_metadata={"model_name": "m"})

@@ -55,6 +55,16 @@ def record(**changes: Any) -> CallRecord:
     return CallRecord(**{**given, **changes})
 
 
+def test_usages_add_up_to_usages_and_nothing_else() -> None:
+    one, two = Usage(plain_input=10, output=5), Usage(plain_input=1, cache_read=2)
+
+    assert sum([one, two]) == one + two == Usage(plain_input=11, cache_read=2, output=5)
+    with pytest.raises(TypeError):
+        _ = one + 1  # type: ignore[operator]  # wrong on purpose
+    with pytest.raises(TypeError):
+        _ = 1 + one
+
+
 # --- laws -------------------------------------------------------------------------------------
 
 counts = st.one_of(

@@ -26,6 +26,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field, create_model
 
@@ -39,7 +40,7 @@ from langchain_tokenopt.caches import (
 from langchain_tokenopt.caches.flight import SingleFlight
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source, is_cache_hit
-from langchain_tokenopt.testing import Failure, ScriptedModel
+from langchain_tokenopt.testing import Failure, LoopbackServer, ScriptedModel
 
 Caches = Callable[[], BaseCache]
 
@@ -793,14 +794,18 @@ async def test_a_model_that_cannot_stream_is_cached_too() -> None:
     assert upstream.asked == ["count"]
 
 
-class Odd(Whole):
-    """A model that says nothing, or speaks in another role."""
+class Plain(Whole):
+    """A model that says what it was made with."""
 
     says: list[ChatGeneration] = Field(default_factory=list)
 
     def _generate(self, messages: Any, *_: Any, **kwargs: Any) -> ChatResult:  # type: ignore[override]
         self.asked.append(messages[-1].text)
         return ChatResult(generations=self.says)
+
+
+class Odd(Plain):
+    """A model whose stream is empty."""
 
     def _stream(self, messages: Any, *_: Any, **kwargs: Any) -> Iterator[Any]:  # type: ignore[override]
         self.asked.append(messages[-1].text)
@@ -846,14 +851,65 @@ async def test_a_model_with_an_async_stream_alone_is_cached_too() -> None:
     assert "".join(chunk.text for chunk in model.stream("count")) == "one two three"
 
 
+class Counting(InMemoryRateLimiter):
+    acquired = 0
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        self.acquired += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return self.acquire(blocking=blocking)
+
+
+async def test_every_way_of_calling_waits_for_the_rate_limit_once() -> None:
+    limiter = Counting(requests_per_second=1)
+    upstream = ScriptedModel(["a"], rate_limiter=limiter, when_exhausted="repeat_last")
+    model = CachedChatModel(upstream, cache=MemoryCache())
+
+    model.invoke("one")
+    await model.ainvoke("two")
+    list(model.stream("three"))
+    assert "".join([chunk.text async for chunk in model.astream("four")]) == "a"
+
+    assert (limiter.acquired, upstream.calls) == (4, 4)
+
+
+async def test_a_model_made_to_stream_streams_for_calls_too() -> None:
+    with LoopbackServer(lambda request: f"You said: {request.text}") as server:
+        upstream = ChatOpenAI(
+            model="gpt-5-mini", base_url=server.base_url, api_key="any", streaming=True
+        )
+        model = CachedChatModel(upstream, cache=MemoryCache())
+
+        texts = [model.invoke("one").text, (await model.ainvoke("two")).text]
+        again = [model.invoke("one").text, (await model.ainvoke("two")).text]
+
+    assert texts == again == ["You said: one", "You said: two"]
+    assert [request.body["stream"] for request in server.requests] == [True, True]
+
+
+async def test_an_answer_in_blocks_is_streamed_as_it_is() -> None:
+    blocks: Any = [{"type": "text", "text": "four"}, {"type": "image", "url": "a"}]
+    for content in (blocks, []):
+        upstream = Plain(says=[ChatGeneration(message=AIMessage(content))])
+        model = CachedChatModel(upstream, cache=MemoryCache())
+
+        streams = [
+            list(model.stream("2 + 2?")),
+            [chunk async for chunk in model.astream("2 + 2?")],
+            [chunk async for chunk in model.astream("3 + 3?")],
+        ]
+
+        for chunks in streams:
+            whole = chunks[0]
+            for chunk in chunks[1:]:
+                whole += chunk
+            assert whole.content == content
+        assert upstream.asked == ["2 + 2?", "3 + 3?"]
+
+
 def test_only_real_calls_wait_for_the_rate_limit() -> None:
-    class Counting(InMemoryRateLimiter):
-        acquired = 0
-
-        def acquire(self, *, blocking: bool = True) -> bool:
-            self.acquired += 1
-            return True
-
     limiter = Counting(requests_per_second=1)
     model = CachedChatModel(ScriptedModel(["a", "b"], rate_limiter=limiter), cache=MemoryCache())
 

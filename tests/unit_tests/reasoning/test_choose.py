@@ -21,6 +21,7 @@ from langchain_tokenopt.reasoning.metrics import LabelledSample, typed_equality
 from langchain_tokenopt.reasoning.objective import FewestTokens, HighestScore, Objective
 from langchain_tokenopt.reasoning.race import Race
 from langchain_tokenopt.reasoning.result import ReasoningUsage, StepUsage
+from langchain_tokenopt.reasoning.sequential import Interval
 from langchain_tokenopt.testing import ScriptedModel
 
 SAMPLES = [LabelledSample(f"question {i}", "yes") for i in range(300)]
@@ -227,3 +228,56 @@ def test_equals_are_seldom_told_apart_however_often_one_looks(objective: Objecti
         wrong += bool(race.dropped)
 
     assert wrong <= 0.2 * 60
+
+
+def rows_of(tokens: int, n: int = 16, *, right: bool = True) -> list[EvaluatedSample]:
+    used = ReasoningUsage(
+        rows=(StepUsage(step="s", model="m", usage=Usage(output=tokens)),),
+    )
+    return [EvaluatedSample(sample=SAMPLES[0], score=float(right), usage=used) for _ in range(n)]
+
+
+def test_where_nothing_uses_fewer_tokens_the_start_stays() -> None:
+    rows = {"start": rows_of(10), "other": rows_of(10)}
+    race = Race(list(rows), objective=FewestTokens(), start="start")
+    race.look(rows)
+
+    verdict = race.winner()
+
+    assert verdict is not None
+    assert (verdict.name, verdict.certain) == ("start", True)
+    assert verdict.reason == "nothing else uses fewer tokens"
+    assert race.guess() == verdict
+    assert race.difference("start", "start") == Interval(0.0, 0.0)
+
+
+def test_a_start_that_the_budget_cannot_pay_stays_and_nothing_is_shown() -> None:
+    race = Race(["start", "other"], objective=FewestTokens(), start="start")
+    race.leave_out("start", "the budget could not pay for its first sample")
+
+    verdict = race.winner()
+
+    assert verdict is not None
+    assert (verdict.name, verdict.certain) == ("start", False)
+    assert verdict.reason == "the budget could not pay for its first sample"
+
+
+def test_without_a_sample_of_each_nothing_can_be_guessed() -> None:
+    race = Race(["a", "b"], objective=HighestScore())
+    race.look({"a": rows_of(10)})
+
+    verdict = race.guess()
+
+    assert (verdict.name, verdict.certain) == (None, False)
+    assert verdict.reason == "the budget could not pay for one sample of each"
+
+
+def test_where_all_seem_above_the_cap_none_is_guessed() -> None:
+    rows = {"a": rows_of(10, n=4), "b": rows_of(12, n=4)}
+    race = Race(list(rows), objective=HighestScore(max_tokens=5))
+    race.look(rows)
+
+    verdict = race.guess()
+
+    assert (verdict.name, verdict.certain) == (None, False)
+    assert verdict.reason == "all use more than 5 tokens a question"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from langchain_tokenopt.reasoning import ChainOfThought, Example, chain_of_thoug
 from langchain_tokenopt.reasoning.metrics import LabelledSample, typed_equality
 from langchain_tokenopt.reasoning.objective import FewestTokens, HighestScore
 from langchain_tokenopt.reasoning.optimize import PromptOptimizer
+from langchain_tokenopt.reasoning.optimize_moves import demonstrated, shortened, written
 from langchain_tokenopt.reasoning.optimize_result import OptimizedPrompt
-from langchain_tokenopt.reasoning.prompt_parts import parts_of, read_prompt, write_prompt
+from langchain_tokenopt.reasoning.prompt_parts import (
+    messages_for,
+    parts_of,
+    read_prompt,
+    write_prompt,
+)
 from langchain_tokenopt.testing import ScriptedModel
 
 NUMBER = typed_equality(extract.number)
@@ -353,11 +360,67 @@ def test_no_text_of_a_proposer_breaks_a_prompt(text: str) -> None:
         assert filled[0].text == text.strip()
 
 
+def test_a_prompt_without_a_system_message_or_with_a_fixed_one_is_taken_apart() -> None:
+    bare = ChatPromptTemplate([("human", "{question}")])
+    fixed = ChatPromptTemplate([SystemMessage("Write {x}."), ("human", "{question}")])
+
+    assert parts_of(bare).instruction == ""
+    rewritten = parts_of(bare).rewritten("Add.")
+    assert rewritten is not None
+    assert [m.text for m in rewritten.prompt().format_messages(question="?")] == ["Add.", "?"]
+    assert parts_of(fixed).prompt().format_messages(question="?")[0].text == "Write {x}."
+
+
+def test_messages_that_are_no_fixed_texts_are_no_examples() -> None:
+    blocks = HumanMessage([{"type": "text", "text": "1 + 1?"}])
+    for asked, said in ((blocks, "2"), (HumanMessage("1 + 1?"), "{answer}")):
+        prompt = ChatPromptTemplate([("system", "Add."), asked, ("ai", said), ("human", "{q}")])
+        assert parts_of(prompt).examples == ()
+
+
+def test_a_prompt_is_filled_by_its_variables_or_by_a_question() -> None:
+    prompt = ChatPromptTemplate([("system", "Be {mood}."), ("human", "{question}")])
+
+    by_name = messages_for(prompt, {"mood": "kind", "question": "2 + 2?", "more": 1})
+    by_question = messages_for(prompt.partial(mood="kind"), "2 + 2?")
+
+    assert by_name == by_question == [SystemMessage("Be kind."), HumanMessage("2 + 2?")]
+
+
+def test_each_move_changes_one_thing_and_loses_no_variable() -> None:
+    ones = [Example("1 + 1?", "Answer: 2"), Example("A longer question: 2 + 2?", "A: 4, of course")]
+    base = replace(
+        parts_of(ChatPromptTemplate([("system", "Be {mood}. Add. Stay here."), ("human", "{q}")])),
+        examples=tuple(ones),
+    )
+    text = "<prompt>Be nice.</prompt>\n<prompt> </prompt>\n<prompt>Add, {mood}.</prompt>"
+
+    shorter = list(shortened(base, harmless=()))
+    longer = list(demonstrated(base, [ones[0], Example("3 + 3?", "Answer: 6")], most=8))
+
+    assert [each.parts.instruction for each in written(base, text)] == ["Add, {mood}."]
+    assert [each.how for each in shorter] == [
+        "without examples",
+        "without 'Stay here.'",
+        "without 'Add.'",
+        "without example 'A longer question: 2 + 2?'",
+        "without example '1 + 1?'",
+    ]
+    assert shorter[-1].parts.examples == (ones[1],)
+    assert [each.how for each in longer] == ["with 1 more example", "examples in the other order"]
+    assert longer[-1].parts.examples == (ones[1], ones[0])
+    for each in (*shorter, *longer):
+        each.parts.prompt().format_messages(mood="kind", q="?")
+
+
 def test_a_system_message_that_is_no_text_is_refused() -> None:
     blocks = SystemMessage([{"type": "text", "text": "Add."}])
 
     with pytest.raises(ConfigurationError, match="system message that is a text"):
         optimizer().optimize(ChatPromptTemplate([blocks, ("human", "{question}")]), SAMPLES)
+    mustache = ChatPromptTemplate([("system", "Be {{mood}}.")], template_format="mustache")
+    with pytest.raises(ConfigurationError, match="system message that is a text"):
+        parts_of(mustache)
 
 
 def test_a_found_prompt_comes_back_from_its_file(tmp_path: Path) -> None:
