@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from langchain_tokenopt.cli.demo import run
 from langchain_tokenopt.cli.main import parser_of
 from langchain_tokenopt.demo.local_model import LOCAL_MODEL
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.testing import LoopbackServer
+from langchain_tokenopt.testing import ChatRequest, LoopbackServer, ServerError
 
 WEIGHTS = Path(__file__).resolve().parents[2] / ".models" / "smollm2.gguf"
 
@@ -54,6 +55,32 @@ def test_live_sends_the_log_to_the_users_endpoint(
     assert comparison.plain.outcomes[0].answer == "gpt-5.1 says 4"
     assert comparison.optimised.outcomes[0].answer == "gpt-5-mini says 4"
     assert len(endpoint.requests) == 8
+
+
+def test_requests_that_an_endpoint_refuses_are_told_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "calls.jsonl"
+    rows = [
+        {"request": {"model": "gpt-5.1", "messages": [{"role": "user", "content": question}]}}
+        for question in ("2 + 2?", "A bad one?")
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = io.StringIO()
+
+    def answer(request: ChatRequest) -> str | ServerError:
+        bad = "bad" in request.text
+        return ServerError(status=400, message="content filter") if bad else "4"
+
+    with LoopbackServer(answer) as endpoint:
+        monkeypatch.setenv("OPENAI_API_KEY", "any")
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+        given = ["demo", "--live", "--yes", "--log", str(log)]
+        run(parser_of().parse_args(given), console=Console(file=shown, width=140))
+
+    said = shown.getvalue()
+    assert re.search(r"requests that failed\W+1\W+1", said)
+    assert re.search(r"plain: 1 requests failed, the first with: .*content filter", said, re.DOTALL)
 
 
 def test_what_live_asks_names_every_request_it_may_send(

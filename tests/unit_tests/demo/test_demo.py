@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from langchain_tokenopt.advisor import LoggedCall
 from langchain_tokenopt.cli import main
 from langchain_tokenopt.cli.demo import run
 from langchain_tokenopt.cli.main import parser_of
-from langchain_tokenopt.demo.apps import equations_hold
-from langchain_tokenopt.demo.comparison import Comparison
+from langchain_tokenopt.demo.apps import Step, equations_hold, steps_for
+from langchain_tokenopt.demo.comparison import Comparison, run_steps
 from langchain_tokenopt.demo.grading import is_wrong, stated_number
+from langchain_tokenopt.demo.rows import table_rows
 from langchain_tokenopt.demo.traffic import RecordedAnswers, bundled_traffic
 from langchain_tokenopt.routing.attempt import attempt_of
-from langchain_tokenopt.testing import ChatRequest, Reply, ServerError
+from langchain_tokenopt.testing import ChatRequest, Reply, ScriptedModel, ServerError
 from langchain_tokenopt.tokens import counter_for
 
 
@@ -213,6 +217,70 @@ def test_a_number_that_is_none_is_refused(number: str, capsys: pytest.CaptureFix
     assert f"expected a whole number of at least 1, got '{number}'" in capsys.readouterr().err
 
 
+def test_requests_without_a_recorded_answer_are_left_out_and_told(tmp_path: Path) -> None:
+    log = tmp_path / "calls.jsonl"
+    unanswered = json.dumps({"request": json.loads(row("gpt-5-mini", "3 + 3?", ""))["request"]})
+    log.write_text(row("gpt-5-mini", "2 + 2?", "4") + "\n" + unanswered + "\n")
+
+    comparison, shown = play("--log", str(log))
+
+    assert [o.answer for o in comparison.plain.outcomes] == ["4"]
+    assert "Left out: 1 requests without a recorded answer." in shown
+
+
+def test_of_many_bad_lines_the_first_ten_are_shown(tmp_path: Path) -> None:
+    log = tmp_path / "calls.jsonl"
+    log.write_text(row("gpt-5-mini", "2 + 2?", "4") + "\n" + "{broken\n" * 13)
+
+    _, shown = play("--log", str(log))
+
+    assert "13 of 14 lines could not be read" in shown
+    assert len(re.findall(r"line \d+: ", shown)) == 10
+    assert "and 3 more" in shown
+
+
+def test_a_report_of_what_has_no_price_has_no_curve(tmp_path: Path) -> None:
+    log, page = tmp_path / "calls.jsonl", tmp_path / "report.html"
+    log.write_text(row("our-own-model", "2 + 2?", "4") + "\n")
+
+    play("--log", str(log), "--html", str(page))
+
+    text = page.read_text()
+    assert "Nothing was priced, so there is no curve to draw." in text
+    assert "<polyline" not in text
+
+
+def test_an_application_of_ones_own_is_played_and_its_failures_are_counted() -> None:
+    def answer(call: LoggedCall, config: Any) -> str:
+        if call.metadata["feature"] == "faq":
+            raise LookupError("no page")
+        return "4"
+
+    step = Step(name="ours", adds="nothing", build=lambda: answer)
+    comparison = run_steps(bundled_traffic().calls[:40], [step])
+
+    (result,) = comparison.results
+    faq = sum(outcome.call.metadata["feature"] == "faq" for outcome in result.outcomes)
+    assert result.failed == faq > 0
+    assert {o.error for o in result.outcomes} == {None, "LookupError: no page"}
+    assert f"requests that failed {faq}" in [
+        f"{line.label} {line.cells[0]}" for line in table_rows(comparison)
+    ]
+
+
+def test_likeness_is_played_where_its_embeddings_are_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def names() -> list[str]:
+        steps = steps_for(lambda name: ScriptedModel([name]), cascade=("small", "large"))
+        return [step.name for step in steps]
+
+    whole = names()
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+
+    assert names() == ["plain", "+ exact cache", "+ cascade"] == whole[:3]
+
+
 def test_a_log_without_a_readable_line_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +299,35 @@ def test_live_needs_a_key(
 
     assert main(["demo", "--live"]) == 2
     assert "OPENAI_API_KEY" in capsys.readouterr().err
+
+
+def test_live_cascades_need_a_log_of_one_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    log = tmp_path / "calls.jsonl"
+    log.write_text("\n".join(row(model, "2 + 2?", "4") for model in ("gpt-5", "gpt-5.1")))
+
+    assert main(["demo", "--live", "--log", str(log), "--small", "gpt-5-mini"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--small needs a log with one model, got ['gpt-5', 'gpt-5.1']" in said
+
+
+def test_a_call_that_was_not_answered_is_not_answered_again() -> None:
+    call = replace(bundled_traffic().calls[0], answer=None, metadata={"other_answers": {"m": "4"}})
+    answers = RecordedAnswers([call])
+    messages = [
+        {"role": {"human": "user"}.get(m.type, m.type), "content": m.text} for m in call.messages
+    ]
+
+    asked, other = (
+        answers(ChatRequest(body={"model": model, "messages": messages}))
+        for model in (call.model, "m")
+    )
+
+    assert isinstance(asked, ServerError)
+    assert isinstance(other, Reply)
+    assert other.text == "4"
 
 
 def test_answers_come_from_the_log_in_turn_and_nothing_is_made_up() -> None:
