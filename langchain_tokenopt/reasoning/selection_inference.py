@@ -4,6 +4,7 @@ After Creswell et al. (arXiv 2205.09712) and Creswell and Shanahan (arXiv 2208.1
 chosen by id, so that none can be made up, and a halter abstains rather than guess.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -256,7 +257,13 @@ class SelectionInference(Technique):
         if reply.refused:
             return self._out_of_budget(state, reply)
         used = {"usage": list(reply.usage)}
-        if reply.needed():
+        verdict = reply.needed()
+        if inspect.isawaitable(verdict):  # it would pass for true, whatever it comes to
+            if inspect.iscoroutine(verdict):
+                verdict.close()
+            message = "the check returned what has to be awaited; give the async function itself"
+            raise ConfigurationError(message)
+        if verdict:
             return {**used, **self._added(state, state["candidate"])}
         return {**used, **stalled(state, state["selected"])}
 

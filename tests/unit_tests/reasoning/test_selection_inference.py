@@ -395,6 +395,35 @@ def test_a_spent_budget_abstains_with_what_was_inferred(calls: int) -> None:
     assert result.usage.calls == model.calls == calls
 
 
+def test_a_check_that_the_budget_refuses_ends_with_what_was_inferred() -> None:
+    prompt = ChatPromptTemplate([("user", "{facts}\nDoes it follow: {conclusion}")])
+    judge = prompt | ScriptedModel(["yes"] * 4) | RunnableLambda(lambda m: m.text == "yes")
+    inference, _ = reasoning(TWO_STEPS, check=judge)
+    handler = BudgetHandler(BudgetGuard([Budget("few", calls=2)]))
+
+    result = inference.invoke(ASKED, {"callbacks": [handler]})
+
+    assert (result.stop_reason, result.answer) == ("budget", None)
+    assert [step.id for step in result.trace if step.step == "infer"] == []
+
+
+async def test_a_check_whose_verdict_would_have_to_be_awaited_is_refused() -> None:
+    async def never(_: Any) -> bool:
+        return False
+
+    class Later:
+        def __await__(self) -> Any:
+            yield
+
+    for check in (lambda about: never([about]), lambda _: Later()):
+        inference, _ = reasoning(TWO_STEPS, check=check)
+        with pytest.raises(ConfigurationError, match="give the async function itself"):
+            inference.invoke(ASKED)
+        inference, _ = reasoning(TWO_STEPS, check=check)
+        with pytest.raises(ConfigurationError, match="give the async function itself"):
+            await inference.ainvoke(ASKED)
+
+
 async def test_a_spent_budget_is_an_error_if_the_caller_likes() -> None:
     inference, _ = reasoning(TWO_STEPS, on_budget="raise")
     handler = AsyncBudgetHandler(BudgetGuard([Budget("few", calls=2)]))
