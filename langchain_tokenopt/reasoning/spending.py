@@ -75,12 +75,11 @@ class Purse:
             return self._left()
 
     @contextmanager
-    def allowance(self, tokens: int | None) -> Iterator[None]:
+    def allowance(self, tokens: int) -> Iterator[None]:
         """Let no more than `tokens` be used inside of the block."""
         before = self._most
-        if tokens is not None:
-            most = self.spent + max(tokens, 0)
-            self._most = most if before is None else min(most, before)
+        most = self.spent + max(tokens, 0)
+        self._most = most if before is None else min(most, before)
         try:
             yield
         finally:

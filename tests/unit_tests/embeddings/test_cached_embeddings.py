@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
+import os
 import struct
+import sys
 import threading
 import time
 from array import array
@@ -562,6 +564,52 @@ def test_a_text_that_was_just_embedded_is_looked_for_again() -> None:
 
     assert cached.embed_documents(["a"]) == [single(model.vector("a"))]
     assert model.asked == ["a"]
+
+
+async def test_an_async_question_is_embedded_once_as_a_question(store: Any) -> None:
+    inner = Counted()
+    cached = CachedEmbeddings(inner, store=store, name="m")
+
+    first = await cached.aembed_query("one")
+
+    assert first == single([-value for value in inner.vector("one")])
+    assert await cached.aembed_query("one") == first == cached.embed_query("one")
+    assert inner.asked == ["one"]
+
+
+def test_of_what_was_just_embedded_the_latest_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_LATELY", 2)
+    made = claims.Claims()
+    for key in (b"a", b"b", b"c"):
+        with made.claim([key], blocking=True) as claimed:
+            claimed.deliver({key: b"vector"})
+
+    with made.claim([b"a", b"b", b"c"], blocking=True) as claimed:
+        assert claimed.lately == [b"b", b"c"]
+
+
+def test_a_forked_child_waits_for_none_of_its_parents_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = claims.Claims()
+    with made.claim([b"a"], blocking=True):
+        monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
+        assert not made.claim([b"b"], blocking=True).lately
+        assert not made.waiting_for(b"a")
+
+
+def test_a_machine_that_stores_the_high_byte_first_turns_the_bytes_around(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turned = array("f", [0.5, -2.0])
+    turned.byteswap()
+    monkeypatch.setattr(sys, "byteorder", "big")
+
+    entry = encode([0.5, -2.0])
+
+    assert entry[12:] == turned.tobytes()
+    assert intact(entry)
+    assert decode(entry) == [0.5, -2.0]
 
 
 def test_the_header_tells_the_dimensions() -> None:

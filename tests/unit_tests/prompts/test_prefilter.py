@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -385,6 +385,8 @@ async def test_the_async_forms_add_the_same_documents(index: DocumentIndex) -> N
     assert [d.id for d in state["documents"]] == ["hours"]
     with pytest.raises(ConfigurationError, match="expected a question"):
         node.invoke({"messages": [HumanMessage("Maps?")]})
+    with pytest.raises(ConfigurationError, match="expected a question"):
+        prefilter(index).as_node().invoke({"messages": [AIMessage("Maps?")]})
 
 
 def test_callbacks_see_the_retrieval(index: DocumentIndex) -> None:

@@ -140,6 +140,23 @@ def test_a_structured_answer_is_of_its_type_and_reasoned_before() -> None:
     assert result.usage.total.output > 0
 
 
+def test_a_structured_answer_needs_a_chat_model() -> None:
+    with pytest.raises(ConfigurationError, match="need a chat model, got .*Binding; bind"):
+        ChainOfThought(ScriptedModel(["?"]).bind(stop=["#"]), answer=Structured(Colour))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"style": "loud"}, "style is one of full, draft, none, got 'loud'"),
+        ({"token_hint": 0}, "token_hint is a number of tokens above 0, got 0"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_refused(options: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        chain([THOUGHT], **options)
+
+
 def test_a_structured_answer_that_does_not_fit_is_an_abstention() -> None:
     model = ScriptedModel([filled_in(reasoning="?", answer="blue"), "blue"])
     thinking = ChainOfThought(model, answer=Structured(Colour))

@@ -68,6 +68,16 @@ def test_a_chain_with_a_wrong_answer_is_no_example_and_the_next_question_is_trie
     ]
 
 
+def test_a_chain_without_an_answer_is_no_example() -> None:
+    answers = iter(["I cannot say."])
+    how, _ = demonstrations(lambda messages: next(answers, None) or right(messages), k=1)
+
+    chosen = how.choose(FRUIT, golds=GOLDS[:6])
+
+    assert len(chosen.examples) == 1
+    assert [why for _, why in chosen.rejected] == ["no answer could be read"]
+
+
 def test_where_no_answer_is_known_samples_must_agree() -> None:
     answers = iter(["Answer: 1", "Answer: 2", "Answer: 5", "Answer: 5"])
     how, model = demonstrations(lambda _: next(answers), k=1)

@@ -342,6 +342,11 @@ def test_a_confidence_sequence_finds_a_difference() -> None:
         sequence.observe(2)
 
 
+def test_bounds_that_leave_no_room_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="low must be below high, got 1 and 1"):
+        ConfidenceSequence(low=1, high=1)
+
+
 def test_intervals_of_nothing_tell_nothing() -> None:
     assert (wilson_interval(0, 0).low, wilson_interval(0, 0).high) == (0.0, 1.0)
     assert mean_interval([3.0]) is None

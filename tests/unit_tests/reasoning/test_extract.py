@@ -46,6 +46,9 @@ ABCDE = option("ABCDE")
         ("\\boxed{1{,}000}", "1000"),
         ("On 5/1/2021 at 10:30 they counted 7 birds on 05-01-2021", "7"),
         (".5", "0.5"),
+        ("The answer is 5.\nAnswer: ", "5"),
+        ("It is \\boxed{42", "42"),
+        ("It is \\boxed{\\frac{3}{4}", "0.75"),
     ],
 )
 def test_a_number_is_read(written: str, expected: str) -> None:
@@ -151,6 +154,8 @@ def test_one_date_in_every_form_is_the_same(written: str) -> None:
 def test_a_day_may_stand_first_and_an_impossible_date_is_none() -> None:
     assert dates(day_first=True)("5/1/2021") == datetime.date(2021, 1, 5)
     assert date("31/12/2021") == datetime.date(2021, 12, 31)
+    assert date("5/1/21") == datetime.date(2021, 5, 1)
+    assert date("5/1/85") == datetime.date(1985, 5, 1)
     assert date("2/30/2021") is None
     assert date("no day") is None
 

@@ -303,6 +303,13 @@ def test_a_step_that_the_budget_refuses_leaves_the_question_asked_with_what_is_k
     assert "Bob, who" not in str(model.requests[-1][-1].text)
 
 
+def test_a_last_step_without_an_answer_is_an_abstention_and_that_is_said() -> None:
+    result = thinking(answering(**{QUESTION: "I cannot say."})).invoke(QUESTION)
+
+    assert (result.answer, result.abstained) == (None, True)
+    assert result.reason == "no answer could be read out of the text"
+
+
 def test_a_refused_step_is_raised_where_the_caller_likes() -> None:
     for calls in (0, 2, 4):
         handler = BudgetHandler(allowed(calls))

@@ -281,6 +281,16 @@ def test_a_technique_is_optimised_through_a_function_of_its_prompt() -> None:
     assert thinking.invoke("2 + 2?").answer is not None
 
 
+def test_a_proposer_that_the_budget_cannot_pay_is_told_of() -> None:
+    proposer = writer("<prompt>Add.</prompt>").bind(max_tokens=1_000_000)
+
+    found = optimizer(proposer=proposer).optimize(START, SAMPLES[:60])
+
+    assert "The budget could not pay for a call of the proposer." in found.notes
+    assert found.proposer_usage.total_tokens == 0
+    assert any(tried.how.startswith("without") for tried in found.tried)
+
+
 def test_a_proposer_that_writes_nothing_usable_is_told_of() -> None:
     found = optimizer(adder().bind(stop=["#"]), proposer=writer("Sure!")).optimize(
         START, SAMPLES[:60]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
 
@@ -147,6 +148,18 @@ def test_long_prompts_make_large_rounds() -> None:
     assert len(short.samples) == 4
     assert len(large.samples) > 10
     assert large.rounds == 1
+
+
+async def test_later_rounds_are_as_large_as_what_was_used_makes_them_worth() -> None:
+    def rounds(words: int) -> SelfConsistency:
+        answers = [f"{'so ' * words}Answer: {n % 2}" for n in range(40)]
+        return SelfConsistency(recorded(answers), answer=extract.number, n=40)
+
+    short, long = rounds(1).invoke(QUESTION), rounds(2_000).invoke(QUESTION)
+
+    assert short.rounds == short.usage.calls
+    assert 1 < short.rounds < long.rounds  # where answers are short, it is the prompt that costs
+    assert await rounds(1).ainvoke(QUESTION) == short
 
 
 def test_a_server_that_ignores_n_is_asked_one_at_a_time_from_then_on() -> None:
@@ -301,6 +314,7 @@ def test_a_budget_that_ends_the_inner_technique_ends_the_outer_one() -> None:
         ({"n": 0}, "at least 1, got 0"),
         ({"stop": "beta"}, "stop is one of confident, lossless, never"),
         ({"vote": "loud"}, "vote is one of"),
+        ({"model": RunnableLambda(str), "draw": "n"}, "draw='n' needs a chat model, got Runnable"),
         ({"draw": "all"}, "draw is one of"),
         ({"confidence": 1.0}, "use stop='lossless'"),
         ({"softness": 0}, "softness is above 0"),
@@ -308,7 +322,7 @@ def test_a_budget_that_ends_the_inner_technique_ends_the_outer_one() -> None:
 )
 def test_wrong_options_are_refused_with_what_was_expected(options: Any, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        SelfConsistency(ScriptedModel(["1"]), **options)
+        SelfConsistency(**{"model": ScriptedModel(["1"]), **options})
 
 
 def test_a_model_whose_samples_are_all_the_same_is_refused() -> None:

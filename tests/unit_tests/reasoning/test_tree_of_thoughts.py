@@ -199,6 +199,14 @@ async def test_a_check_may_be_asynchronous_where_the_technique_is() -> None:
     with pytest.raises(ConfigurationError, match="check is asynchronous"):
         thinking.invoke(QUESTION)
 
+    class Later:
+        def __await__(self) -> Any:
+            yield
+
+    thinking, _, _ = tree(check=lambda _: Later())
+    with pytest.raises(ConfigurationError, match="<lambda> is asynchronous"):
+        thinking.invoke(QUESTION)
+
 
 def test_a_verdict_that_is_not_known_is_an_error() -> None:
     thinking, _, _ = tree(check=checking(a="yes"))
