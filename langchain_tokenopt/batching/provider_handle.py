@@ -136,8 +136,8 @@ class BatchHandle:
         end = None if timeout_s is None else self._clock() + timeout_s
         pause_s = every_s
         while True:
-            left_s = pause_s if end is None else end - self._clock()
-            yield max(min(pause_s, left_s), 0.0)
-            if end is not None and self._clock() >= end:
+            left_s = pause_s if end is None else max(end - self._clock(), 0.0)
+            yield min(pause_s, left_s)
+            if not left_s:  # what came while the time ran out was looked for
                 return
             pause_s = min(pause_s * _GROWTH, _LONGEST_S)
