@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS prompts (
     PRIMARY KEY (job, position)) WITHOUT ROWID;
 """
 # A process that sends or books may take as long until another one takes over.
+_CANCELLED = "cancelled before it was sent"
 LEASE_S = 120.0
 
 
@@ -137,9 +138,9 @@ class BatchFile:
         with self._writing() as connection:
             connection.execute("UPDATE jobs SET cancelled = 1 WHERE id = ?", (job,))
             connection.execute(
-                "UPDATE requests SET state = 'failed', error = 'cancelled before it was sent' "
+                "UPDATE requests SET state = 'failed', error = ? "
                 "WHERE job = ? AND state = 'waiting'",
-                (job,),
+                (_CANCELLED, job),
             )
 
     def cancelled(self, job: str) -> bool:
@@ -199,12 +200,16 @@ class BatchFile:
             )
 
     def refused(self, tag: str) -> None:
-        """Note that a batch was not handed in: its requests wait again."""
+        """Note that a batch was not handed in: its requests wait again, or fail if cancelled."""
         with self._writing() as connection:
+            query = (
+                "SELECT id FROM sent JOIN jobs ON jobs.id = sent.job WHERE tag = ? AND cancelled"
+            )
+            over = connection.execute(query, (tag,)).fetchone() is not None
             connection.execute(
-                "UPDATE requests SET state = 'waiting', attempts = attempts - 1, tag = NULL "
+                "UPDATE requests SET state = ?, error = ?, attempts = attempts - 1, tag = NULL "
                 "WHERE tag = ? AND state = 'sent'",
-                (tag,),
+                ("failed" if over else "waiting", _CANCELLED if over else None, tag),
             )
             connection.execute("DELETE FROM sent WHERE tag = ?", (tag,))
 

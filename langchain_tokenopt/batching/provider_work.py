@@ -88,7 +88,7 @@ class BatchWork:
         """Collect what has ended, and hand in again what is to be."""
         for sent in self.file.open_batches(job.id):
             if sent.provider_id is None:
-                self._recover(sent)
+                self._recover(job, sent)
                 continue
             state = self.wire.state(sent.provider_id)
             if state.ended:
@@ -127,7 +127,7 @@ class BatchWork:
         if part:
             yield part
 
-    def _recover(self, sent: Sent) -> None:
+    def _recover(self, job: Job, sent: Sent) -> None:
         """Find a batch whose sender ended before it could note the provider's id."""
         now = self.clock()
         if sent.lease > now or not self.file.leased(sent.tag, now=now):
@@ -140,8 +140,10 @@ class BatchWork:
         )
         if found is None:
             self.file.refused(sent.tag)
-        else:
-            self.file.accepted(sent.tag, found)
+            return
+        self.file.accepted(sent.tag, found)
+        if self.file.cancelled(job.id):
+            self.wire.cancel(found)
 
     # --- collecting -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import openai
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
@@ -159,6 +161,17 @@ def test_messages_tools_and_options_are_sent_as_the_model_sends_them(make: Any) 
     assert message.tool_calls[0]["args"] == {"town": "Ulm"}
 
 
+def test_prompts_of_a_template_are_taken(make: Any) -> None:
+    setting = make()
+    template = ChatPromptTemplate([("system", "Be brief."), ("human", "{town}?")])
+
+    handle = setting.batch().submit([template.invoke({"town": town}) for town in ("Ulm", "Bonn")])
+    handle.wait()
+
+    assert texts(handle) == ["ULM?", "BONN?"]
+    assert [request.messages[0]["role"] for request in setting.server.requests] == ["system"] * 2
+
+
 class Town(BaseModel):
     """A town."""
 
@@ -267,6 +280,22 @@ def test_what_expired_too_often_is_asked_in_an_ordinary_call(tmp_path: Path) -> 
     assert [(r.kind, r.feature) for r in ledger.records()] == [("live", "night")] * 2
 
 
+def test_what_expired_is_handed_in_as_often_as_it_may_before_it_is_asked(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def answer(request: ChatRequest) -> Any:
+        seen.append(request.text)
+        return Dropped() if len(seen) < 3 else shout(request)
+
+    setting = Setting(tmp_path, "openai", answer)
+    with setting.server:
+        handle = setting.batch(attempts=2, then="ask").submit(["again?"])
+        handle.wait()
+
+    assert texts(handle) == ["AGAIN?"]
+    assert setting.server.batches.created == 2
+
+
 def test_a_batch_that_expires_as_a_whole_is_handed_in_again(make: Any) -> None:
     setting = make(expires=True)
     handle = setting.batch(attempts=3).submit(PROMPTS[:2])
@@ -307,6 +336,74 @@ def test_a_cancelled_handle_keeps_what_came_and_sends_nothing_more(make: Any) ->
     assert status.done
     assert status.failed == 7
     assert setting.server.batches.created == 1
+
+
+def test_waiting_ends_when_its_time_is_over(make: Any) -> None:
+    setting = make(polls=100)
+    handle = setting.batch().submit(PROMPTS)
+
+    status = handle.wait(timeout_s=25, every_s=10)
+
+    assert (status.sent, status.done) == (7, False)
+    assert setting.slept == [10, 15, 0]
+    assert list(handle.completed(timeout_s=25, every_s=10)) == []
+    assert setting.slept == [10, 15, 0] * 2
+
+
+async def test_waiting_asynchronously_ends_when_its_time_is_over(make: Any) -> None:
+    setting = make(polls=100)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        setting.now += seconds
+
+    handle = await setting.batch(async_sleep=sleep).asubmit(PROMPTS)
+
+    assert not (await handle.async_wait(timeout_s=25, every_s=10)).done
+    assert [result async for result in handle.acompleted(timeout_s=25, every_s=10)] == []
+    assert slept == [10, 15, 0] * 2
+
+
+async def test_results_are_given_asynchronously_once_they_are_there(make: Any) -> None:
+    setting = make(polls=2)
+
+    async def sleep(seconds: float) -> None:
+        setting.now += seconds
+
+    handle = await setting.batch(async_sleep=sleep).asubmit(PROMPTS)
+
+    assert [result.position async for result in handle.acompleted()] == list(range(7))
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_what_was_cancelled_before_it_was_known_to_have_arrived_is_not_paid(
+    make: Any, monkeypatch: Any, arrived: bool
+) -> None:
+    setting = make(polls=100)
+    batch = setting.batch()
+    create = batch._wire.create
+
+    def cut_off(tag: str, rows: Any) -> str:
+        if arrived:
+            create(tag, rows)
+        raise ConnectionError("cut off")
+
+    monkeypatch.setattr(batch._wire, "create", cut_off)
+    with pytest.raises(ConnectionError):
+        batch.submit(PROMPTS, key="tonight")
+    with sqlite3.connect(setting.path) as connection:
+        (name,) = connection.execute("SELECT id FROM jobs").fetchone()
+    handle = setting.batch().open(name)
+
+    handle.cancel()
+    setting.now += 1_000
+    handle.poll()  # looks for the batch, and ends it
+    status = handle.poll()
+
+    assert (status.failed, status.done) == (7, True)
+    assert setting.server.batches.created == int(arrived)
+    assert setting.server.requests == []
 
 
 # --- restarts -----------------------------------------------------------------------------------
@@ -413,6 +510,63 @@ def test_a_network_that_is_away_at_a_poll_loses_nothing(tmp_path: Path) -> None:
     assert texts(handle) == [prompt.upper() for prompt in PROMPTS]
 
 
+def test_a_batch_is_found_by_its_tag_among_those_of_others(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "openai")
+    with setting.server:
+        wire = wire_for(setting.model())
+        rows = [("a", wire.body([HumanMessage("a?")], {}))]
+        mine = wire.create("mine", rows)
+        wire.create("another", rows)
+        now = datetime.now(UTC)
+
+        def find(tag: str, since: datetime = now) -> str | None:
+            return wire.find(tag, rows=1, since=since, known=frozenset())
+
+        assert find("mine") == mine
+        assert find("never") is None
+        # Lists are newest first: what is older than the batch can be is not looked at.
+        assert find("mine", now + timedelta(hours=2)) is None
+
+
+def test_a_batch_without_a_tag_is_found_by_its_size_and_time(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "anthropic")
+    with setting.server:
+        wire = wire_for(setting.model())
+        body = wire.body([HumanMessage("a?")], {})
+        large = wire.create("", [("a", body), ("b", body)])
+        first, second = (wire.create("", [("a", body)]) for _ in range(2))
+        now = datetime.now(UTC)
+
+        def find(rows: int, *known: str, since: datetime = now) -> str | None:
+            return wire.find("", rows=rows, since=since, known=frozenset(known))
+
+        assert find(1) == second
+        assert find(1, second) == first
+        assert find(2, second) == large
+        assert find(2, large) is None
+        assert find(1, since=now + timedelta(minutes=2)) is None
+
+
+def test_a_batch_of_somebody_else_is_not_taken_for_ones_own_answers(
+    tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting(tmp_path, "anthropic")
+    with setting.server:
+        batch = setting.batch()
+        with monkeypatch.context() as cut_off:
+            cut_off.setattr(batch._wire, "create", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                batch.submit(PROMPTS[:2], key="tonight")
+        body = batch._wire.body([HumanMessage("theirs?")], {})
+        batch._wire.create("", [("their-1", body), ("their-2", body)])
+        handle = batch.submit(PROMPTS[:2], key="tonight")
+        setting.now += 1_000
+        handle.wait()
+
+    assert texts(handle) == [prompt.upper() for prompt in PROMPTS[:2]]
+    assert "holds 2 answers to requests not of here" in caplog.text
+
+
 def test_processes_that_poll_the_same_handle_neither_lose_nor_double(make: Any) -> None:
     def answer(request: ChatRequest) -> Any:
         return Dropped() if request.text.endswith("3?") and len(made) < 1 else shout(request)
@@ -473,6 +627,26 @@ def test_answers_are_booked_once_at_half_the_price_after_a_restart_too(
     if setting.provider == "openai":
         dollars = Decimal("0.25") * usage.input_tokens + 2 * Decimal(usage.output)
         assert ledger.totals().cost == dollars / 2 / 1_000_000
+
+
+def test_an_answer_that_cannot_be_read_hides_no_other(make: Any, tmp_path: Path) -> None:
+    setting, ledger = make(), UsageLedger()
+    name = setting.batch().submit(PROMPTS[:3]).id
+    setting.batch().open(name).poll()
+    with sqlite3.connect(setting.path) as connection:
+        connection.execute("UPDATE requests SET booked = 0")
+        connection.execute("UPDATE requests SET answer = '[1]' WHERE number = 1")
+
+    handle = setting.batch(callbacks=[ledger]).open(name)
+    handle.poll()
+
+    assert [result.error for result in handle.results()] == [
+        None,
+        "the provider's answer cannot be read",
+        None,
+    ]
+    assert texts(handle) == ["NUMBER 0?", None, "NUMBER 2?"]
+    assert ledger.totals().calls == 2
 
 
 # --- wrong input --------------------------------------------------------------------------------
