@@ -138,6 +138,35 @@ def test_a_call_that_fails_is_followed_by_the_next(make_lease: MakeLease) -> Non
     assert len(calls) == 2
 
 
+async def test_a_task_whose_call_fails_is_followed_by_the_next(make_lease: MakeLease) -> None:
+    lease, calls, made = make_lease(), [], {}
+    holding, others = asyncio.Event(), asyncio.Event()
+
+    async def look() -> str | None:
+        others.set()  # somebody waited, and looks
+        return made.get("answer")
+
+    async def fail() -> str:
+        holding.set()
+        await asyncio.sleep(0.05)
+        raise ValueError("overloaded")
+
+    async def make() -> str:
+        calls.append(1)
+        made["answer"] = "four"
+        return "four"
+
+    first = asyncio.create_task(lease.aonce(KEY, look=look, make=fail))
+    await holding.wait()
+    rest = await asyncio.gather(*(lease.aonce(KEY, look=look, make=make) for _ in range(3)))
+
+    with pytest.raises(ValueError, match="overloaded"):
+        await first
+    assert rest == ["four"] * 3
+    assert (len(calls), others.is_set()) == (1, True)
+    await lease.aclose()
+
+
 async def test_a_cancelled_holder_lets_go(make_lease: MakeLease) -> None:
     lease, holding = make_lease(), asyncio.Event()
 

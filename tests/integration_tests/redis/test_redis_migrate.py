@@ -109,10 +109,13 @@ def test_an_old_entry_is_served_once_from_there_and_then_from_ours(
 
 
 async def test_the_async_twin_does_the_same(old: Any, moving: MovingCache, namespace: str) -> None:
-    assert await moving.alookup(f"prompt {namespace}", "model")
+    with cache_control(no_cache=True):
+        assert await moving.alookup(f"prompt {namespace}", "model") is None
+    for _ in range(2):
+        assert await moving.alookup(f"prompt {namespace}", "model")
     assert await moving.alookup("another", "model") is None
     stats = moving.stats()
-    assert (moving.moved, stats.hits, stats.misses) == (1, 1, 1)
+    assert (moving.moved, stats.hits, stats.misses) == (1, 2, 1)
 
 
 def test_an_old_entry_keeps_its_remaining_life(
@@ -151,13 +154,17 @@ def test_a_hostile_entry_is_a_text_or_a_miss(
     assert found is None or type(found[0]) is Generation
 
 
-def test_an_old_redis_that_is_down_is_a_miss() -> None:
+def test_an_old_redis_that_is_down_is_a_miss_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cache = MovingCache(
         MemoryStore(), old=OldRedis("redis://127.0.0.1:1", layout="langchain-community")
     )
     started = time.monotonic()
     assert cache.lookup("prompt", "model") is None
-    assert cache.left == 1
+    assert cache.lookup("another", "model") is None
+    assert cache.left == 2
+    assert len([r for r in caplog.records if "cannot be moved" in r.message]) == 1
     assert time.monotonic() - started < 5
     cache.close()
 

@@ -18,7 +18,13 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
 
-from langchain_tokenopt.caches import CachedChatModel, SemanticCache, cache_control
+from langchain_tokenopt.caches import (
+    CachedChatModel,
+    SemanticCache,
+    cache_control,
+    semantic_redis,
+    semantic_vectors,
+)
 from langchain_tokenopt.caches.decision import PRIOR
 from langchain_tokenopt.caches.index import VectorIndex
 from langchain_tokenopt.caches.question import Question
@@ -246,6 +252,38 @@ def test_the_longest_unused_make_room_over_all_hosts(hosts: Hosts) -> None:
     assert served(other, "Where is my parcel?") == "parcel"
     assert served(other, "How do I reset my password?") is None
     assert len(hosts.names("*:e:*")) == 2
+
+
+def test_of_very_many_uses_the_latest_are_told_to_redis(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic_redis, "_MOST_USED", 2)
+    cache = hosts.cache(hosts.questions(max_entries=4))
+    topics = ["Where is my parcel?", ASKED, "Why was my card declined?", "Do you ship to Norway?"]
+    for n, topic in enumerate(topics):
+        keep(cache, topic, str(n))
+    for n, topic in enumerate(topics[:3]):
+        assert served(cache, topic) == str(n)
+
+    keep(cache, "How tall is the tower in the middle of the town?", "tall")
+
+    # The use of the first was forgotten, those of the second and the third were not.
+    assert [served(cache, topic) for topic in topics] == [None, "1", "2", "3"]
+
+
+def test_what_is_remembered_of_entries_and_words_is_bounded_and_read_again(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic_vectors, "_MOST_DECODED", 1)
+    monkeypatch.setattr(semantic_vectors, "_MOST_WORDS", 3)
+    one, other = hosts.cache(), hosts.cache()
+    topics = ["Where is my parcel?", ASKED, "Why was my card declined?"]
+    for topic in topics:
+        keep(one, topic, topic)
+
+    assert_soon(lambda: served(other, topics[-1]) == topics[-1])
+    for _ in range(2):
+        assert [served(other, topic) for topic in topics] == topics
 
 
 def test_nothing_is_left_of_what_was_forgotten(hosts: Hosts) -> None:
@@ -499,6 +537,9 @@ def test_calls_go_on_while_redis_is_killed_and_it_is_used_again(
     keep(cache, said="Lost.")
     assert served(cache) is None
     assert (questions.failures, questions.skipped > 1) == (1, True)
+    own_hosts.hours.skipped += 10
+    assert served(cache) is None
+    assert questions.failures == 2
     assert sum("semantic entries in Redis" in record.message for record in caplog.records) == 1
 
     own_server.start()

@@ -148,6 +148,34 @@ def test_more_entries_than_a_batch_are_invalidated_and_cleared(make_store: MakeS
     assert store.size().entries == 0
 
 
+async def test_more_entries_than_a_batch_and_none_at_all_are_cleared_in_the_loop(
+    make_store: MakeStore,
+) -> None:
+    store = make_store()
+    await store.aclear()
+    await store.aput({key(n): b"" for n in range(2_500)}, ttl_s=60)
+
+    await store.aclear()
+
+    assert store.size().entries == 0
+
+
+def test_a_size_that_took_long_to_count_is_given_again_until_something_is_cleared(
+    make_store: MakeStore,
+) -> None:
+    now = iter([0.0, 1.0, 1.0, 5.0, 11.0, 11.0, 11.0, 12.0, 12.0])
+    store = make_store(clock=lambda: next(now))
+    store.put({key(1): b""}, ttl_s=None)
+
+    first = store.size().entries  # takes a second
+    store.put({key(2): b""}, ttl_s=None)
+    again, later = store.size().entries, store.size().entries
+    store.clear()
+
+    assert (first, again, later) == (1, 1, 2)
+    assert store.size().entries == 0
+
+
 def test_the_size_counts_keys_and_values(make_store: MakeStore) -> None:
     store = make_store()
     store.put({key(1): b"12345", key(2): b""}, ttl_s=None)

@@ -236,3 +236,37 @@ def test_two_hosts_with_copies_in_memory_see_each_others_changes(
 def test_a_cluster_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="URL of each primary"):
         Invalidations("redis+cluster://host:7000", Heard())
+
+
+def test_a_listener_is_started_and_closed_once_however_often_that_is_said(
+    redis_server: Server, namespace: str
+) -> None:
+    heard = Heard()
+    listener = Invalidations(redis_server.url, heard, namespace=namespace)
+    listener.close()  # was never started
+    listener.start()
+    assert listener.start() is listener
+    assert listener.wait(5)
+
+    assert len([t for t in threading.enumerate() if t.name == "tokenopt-invalidations"]) == 1
+    listener.close()
+    listener.close()
+    assert heard.reports == [None, None]
+
+
+def test_a_listener_may_be_closed_by_what_it_tells(
+    redis_server: Server, namespace: str, until: Until
+) -> None:
+    store = RedisStore(redis_server.url, namespace=namespace)
+
+    def close(keys: set[bytes] | None) -> None:
+        if keys:
+            listener.close()
+
+    listener = Invalidations(redis_server.url, close, namespace=namespace).start()
+    assert listener.wait(5)
+    store.put({key(1): b""}, ttl_s=None)
+
+    until(lambda: not [t for t in threading.enumerate() if t.name == "tokenopt-invalidations"])
+    assert not listener.stats().following
+    store.close()

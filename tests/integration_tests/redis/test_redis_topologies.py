@@ -16,10 +16,11 @@ import redis
 
 from langchain_tokenopt.accounting import Amounts, Budget, Hold
 from langchain_tokenopt.accounting.budget_redis import RedisBudgets
-from langchain_tokenopt.caches import StoreError
+from langchain_tokenopt.caches import StoreError, TieredCache
 from langchain_tokenopt.caches.lease import Claim, Lease
 from langchain_tokenopt.caches.redis import RedisCache, RedisStore
 from langchain_tokenopt.caches.sync import Invalidations
+from langchain_tokenopt.redis_client import _address
 from langchain_tokenopt.testing import ScriptedModel
 
 Server = Any
@@ -93,6 +94,22 @@ async def test_a_cache_and_a_lease_on_a_cluster(cluster: list[Server]) -> None:
     await lease.aclose()
     await cache.store.aclose()
     cache.close()
+
+
+def test_tiers_before_a_cluster_keep_copies_for_a_moment_since_nobody_is_told(
+    cluster: list[Server],
+) -> None:
+    url = f"redis+cluster://127.0.0.1:{cluster[0].port}"
+    short, longer = TieredCache.default(url), TieredCache.default(url, memory_ttl_s=60)
+
+    for n, (cache, at_most) in enumerate(((short, 5), (longer, 60))):
+        assert cache.listener is None
+        cache.store.put({key(n): b"one"}, ttl_s=None)
+        copy = cache.store._circuits[0].store.held([key(n)])[key(n)]  # type: ignore[attr-defined]  # tiers
+        assert copy.ttl_s is not None
+        assert at_most - 5 < copy.ttl_s <= at_most
+    short.close()
+    longer.close()
 
 
 async def test_budgets_on_a_cluster(cluster: list[Server]) -> None:
@@ -293,3 +310,15 @@ async def test_a_store_behind_tls(tls_port: int, certificate: Path, namespace: s
     with pytest.raises(StoreError, match="CERTIFICATE"):
         stranger.get([key(1)])
     stranger.close()
+
+
+def test_a_sentinel_url_of_tls_asks_for_tls_and_keeps_its_options() -> None:
+    url = "rediss+sentinel://user:secret@one:26379,two/main/3?ssl_cert_reqs=none"
+    where, sentinels = _address(url, 2.0)
+    client: Any = sentinels.client()
+
+    told = client.connection_pool.connection_kwargs
+    assert where == "rediss+sentinel://one:26379,two/main/3"
+    assert issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    assert (told["db"], told["username"], told["password"]) == (3, "user", "secret")
+    client.close()
