@@ -1,5 +1,6 @@
 """Tokens and requests a minute that processes share through a Redis."""
 
+import asyncio
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -7,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
-from langchain_tokenopt.batching import RateLimiter, RedisWindow
+from langchain_tokenopt.batching import RateLimitedChatModel, RateLimiter, RedisWindow
 from langchain_tokenopt.batching.limit_window import Rates
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.testing import ScriptedModel
 
 Server = Any
 Until = Callable[..., Any]
@@ -126,6 +129,67 @@ def test_without_its_redis_a_process_goes_on_with_its_share_and_returns_to_it(
     lease = limits._at_once(700)
     assert lease is not None
     assert isinstance(lease.window, RedisWindow)
+
+
+async def test_a_pause_and_what_was_used_are_told_to_all_that_share(
+    redis_server: Server, namespace: str
+) -> None:
+    one, two = (
+        RateLimiter(
+            tokens_per_minute=1_000, window=RedisWindow(redis_server.url, namespace=namespace)
+        )
+        for _ in range(2)
+    )
+    usage: Any = {"input_tokens": 300, "output_tokens": 300, "total_tokens": 600}
+    model = RateLimitedChatModel(
+        ScriptedModel([AIMessage("four", usage_metadata=usage)]),
+        limiter=one,
+    )
+
+    assert [chunk async for chunk in model.astream("2 + 2?", max_tokens=10)]
+
+    assert two._at_once(401) is None
+    assert two._at_once(400) is not None
+    one.pause(30)
+    assert two._at_once(0) is None
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_leaves_the_line(
+    redis_server: Server, namespace: str, until: Until
+) -> None:
+    limits = RateLimiter(
+        requests_per_minute=1, window=RedisWindow(redis_server.url, namespace=namespace)
+    )
+    await limits.atake(0)
+    waiting = asyncio.create_task(limits.atake(0))
+    await asyncio.to_thread(until, lambda: limits._line)
+
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not limits._line
+
+
+def test_a_redis_that_stays_away_is_logged_once(
+    own_server: Server, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1_000.0]
+    limits = RateLimiter(
+        requests_per_minute=100,
+        window=RedisWindow(own_server.url, namespace=namespace),
+        clock=lambda: now[0],
+    )
+    lease = limits.take(0)
+    own_server.kill()
+
+    limits.settle(lease, used=None)
+    limits.pause(0.0)
+    now[0] += 100
+    assert limits.acquire(blocking=False)
+
+    assert limits.stats.failures == 3
+    assert caplog.text.count("goes on with its share") == 1
 
 
 def test_a_name_that_is_no_key_is_refused() -> None:

@@ -7,19 +7,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
 import pytest
 import ray
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import messages_from_dict
 from langchain_core.runnables import RunnableLambda
+from pyarrow import parquet
+from pydantic import BaseModel
 
 from langchain_tokenopt import UsageLedger
 from langchain_tokenopt.advisor import LedgerBooks
-from langchain_tokenopt.batching.bulk import bulk_map
+from langchain_tokenopt.batching.bulk import _dataset, _name_rows, bulk_map
 from langchain_tokenopt.batching.bulk_output import BulkOutput, read_bulk
+from langchain_tokenopt.batching.bulk_worker import BulkWorker
 from langchain_tokenopt.errors import ConfigurationError, StoreError
 from langchain_tokenopt.testing import ScriptedModel
 
@@ -220,6 +226,28 @@ def test_embeddings_are_run_as_such(cluster: Any, tmp_path: Path) -> None:
 # --- without a cluster ----------------------------------------------------------------------------
 
 
+def test_rows_may_be_a_dataset_or_a_parquet_file_or_folder(cluster: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
+    data = _dataset(file)
+
+    assert _dataset(data) is data
+    for read in (data, _dataset(str(tmp_path))):
+        assert read.schema().names == ["id", "text"]
+        assert read.count() == 60
+
+
+@pytest.mark.parametrize("lacks", [{"id_column": "name"}, {"input_column": "question"}])
+def test_a_row_that_lacks_a_column_is_told_with_those_it_has(
+    cluster: Any, lacks: dict[str, str]
+) -> None:
+    columns = {"id_column": "id", "input_column": "text", **lacks}
+    batch = pyarrow.Table.from_pylist(ROWS[:2])
+
+    with pytest.raises(ConfigurationError, match=r"no column '(name|question)', it has id, text"):
+        _name_rows(batch, done=[ray.put(frozenset())], **columns)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -267,3 +295,76 @@ def test_a_part_that_cannot_be_written_leaves_those_that_are_there(tmp_path: Pat
 
     assert [each.id for each in read_bulk(tmp_path / "out")] == ["a"]
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_an_output_needs_a_folder_to_be_in(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for path in (tmp_path / "file", tmp_path / "nowhere" / "out"):
+        with pytest.raises(ConfigurationError, match="expected the path of a folder in one that"):
+            BulkOutput(path)
+
+
+def test_a_part_that_was_cut_off_is_cleared_away_and_no_row_is_written_twice(
+    tmp_path: Path,
+) -> None:
+    row = {"id": "a", "answer": "1", "error": None, "calls": "[]"}
+    BulkOutput(tmp_path / "out").add([row], rows_a_part=1, books=None)
+    (tmp_path / "out" / "part-000002.jsonl.tmp").write_text('{"id": "b", "ans')
+
+    again = BulkOutput(tmp_path / "out")
+    added = again.add([row, {**row, "id": "b"}], rows_a_part=1, books=None)
+
+    assert added.rows == 1
+    assert [each.id for each in read_bulk(tmp_path / "out")] == ["a", "b"]
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def worked(built: Any, *texts: str) -> list[dict[str, Any]]:
+    rows = [{"id": f"r{n}", "input": json.dumps(text)} for n, text in enumerate(texts)]
+    table = BulkWorker(build=lambda: built, handler=None)(pyarrow.Table.from_pylist(rows))
+    return list(table.to_pylist())
+
+
+def test_a_function_of_a_list_gives_an_answer_for_each_row() -> None:
+    def lengths(texts: list[str]) -> list[int]:
+        return list(map(len, texts))
+
+    assert [row["answer"] for row in worked(lengths, "a", "bb")] == ["1", "2"]
+    short = worked(lambda texts: texts[1:], "a", "bb")
+    assert [row["answer"] for row in short] == [None, None]
+    assert {row["error"] for row in short} == {
+        "ConfigurationError: expected 2 answers, one for each input, got 1"
+    }
+
+
+def test_what_cannot_be_run_is_refused_by_the_worker() -> None:
+    with pytest.raises(ConfigurationError, match="to be a runnable, embeddings, or a function of"):
+        worked("a text", "a")
+
+
+class Town(BaseModel):
+    """A town."""
+
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (Town(name="Ulm"), {"name": "Ulm"}),
+        (np.array([[1.0, 2.0]]), [[1.0, 2.0]]),
+        ({"when": datetime(2026, 11, 25, tzinfo=UTC)}, {"when": "2026-11-25 00:00:00+00:00"}),
+    ],
+)
+def test_answers_are_kept_as_what_they_hold(answer: Any, kept: Any) -> None:
+    (row,) = worked(lambda _: [answer], "a")
+
+    assert json.loads(row["answer"]) == kept
+
+
+def test_messages_are_kept_so_that_they_can_be_read_again() -> None:
+    (row,) = worked(ScriptedModel(["four"]), "2 + 2?")
+
+    (message,) = messages_from_dict([json.loads(row["answer"])])
+    assert message.text == "four"

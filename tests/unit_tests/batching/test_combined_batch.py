@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from langchain_tokenopt import UsageLedger
 from langchain_tokenopt.accounting import Budget, BudgetedChatModel, BudgetGuard
 from langchain_tokenopt.batching import CombinedBatch
+from langchain_tokenopt.batching.combine_wire import items_of
 from langchain_tokenopt.errors import BatchAnswerError, BudgetExceededError, ConfigurationError
 from langchain_tokenopt.testing import LoopbackServer, Reply, ScriptedModel
 from langchain_tokenopt.testing.wire import ChatRequest, Latency, RateLimited, ServerError
@@ -65,6 +67,7 @@ class Shop:
         self.change = change
         self.sizes: list[int] = []
         self.latency: Latency | None = None
+        self.interrupted = False
         self.server = LoopbackServer(self._answer)
 
     def _answer(self, request: ChatRequest) -> Any:
@@ -234,10 +237,6 @@ def test_an_answer_of_another_type_is_asked_again_alone() -> None:
 
 
 def test_a_model_without_structured_output_is_asked_in_words() -> None:
-    class Plain(ScriptedModel):
-        def with_structured_output(self, *given: Any, **keywords: Any) -> Any:
-            raise NotImplementedError
-
     def answer(messages: list[BaseMessage]) -> str:
         items = given_items(messages)
         return f"Here you are:\n```json\n{json.dumps({'answers': entries(items)})}\n```"
@@ -255,6 +254,58 @@ def test_a_model_that_answers_by_a_tool_call_is_understood() -> None:
     batch = CombinedBatch(ScriptedModel([answer]), instruction="Repeat in capitals.")
 
     assert batch.batch(["a b", "c d"]) == ["A B", "C D"]
+
+
+class Plain(ScriptedModel):
+    """A model without structured output."""
+
+    def with_structured_output(self, *given: Any, **keywords: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "expected"),
+    [
+        (bool, '{"answer": true}', True),
+        (Mood, '{"mood": "good", "score": 3}', Mood(mood="good", score=3)),
+        (list[int], "[1, 2]", [1, 2]),
+    ],
+)
+def test_one_item_of_a_model_without_structured_output_is_asked_for_in_words(
+    answer: Any, said: str, expected: Any
+) -> None:
+    model = Plain([f"Certainly: {said}"])
+
+    assert CombinedBatch(model, instruction="Judge it.", answer=answer).invoke("lemon") == expected
+    told = model.requests[0][0].text
+    assert told.startswith("Judge it.\n\nAnswer with JSON of this schema alone: {")
+
+
+def test_without_an_echo_ids_alone_say_whose_answer_it_is() -> None:
+    def answer(messages: list[BaseMessage]) -> str:
+        given = json.loads(messages[-1].text)
+        assert set(given) == {"items"}
+        made = [{"id": i["id"], "answer": shouted(i["item"])} for i in reversed(given["items"])]
+        return json.dumps({"answers": made})
+
+    model = Plain([answer])
+
+    assert CombinedBatch(model, instruction="Shout.", echo_words=0).batch(["a", "b"]) == ["A", "B"]
+    assert "echo" not in model.requests[0][0].text
+
+
+def test_ids_of_different_items_differ() -> None:
+    seen: dict[str, str] = {}
+    for n in range(100_000):  # until the short hashes of two texts are one
+        (item,) = items_of([f"item {n}"], numbered=False)
+        other = seen.setdefault(item.id, item.text)
+        if other != item.text:
+            break
+
+    first, second = items_of([other, item.text], numbered=False)
+
+    assert (first.text, second.text) == (other, item.text)
+    assert first.id == item.id != second.id
 
 
 # --- malformed answers ----------------------------------------------------------------------------
@@ -290,6 +341,21 @@ def test_nobody_gets_a_wrong_answer_and_nobody_goes_without(shop: Shop, change: 
     shop.change = change
 
     assert shop.batch().batch(ITEMS[:5]) == list(map(shouted, ITEMS[:5]))
+
+
+def test_the_last_answer_before_a_limit_is_not_trusted_though_it_looks_whole() -> None:
+    def answer(messages: list[BaseMessage]) -> AIMessage:
+        if not str(messages[-1].text).startswith("{"):
+            return AIMessage(shouted(str(messages[-1].text)))
+        made = entries(given_items(messages))
+        made[-1]["answer"] = made[-1]["answer"][:3]
+        told = {"finish_reason": "length"}
+        return AIMessage(json.dumps({"answers": made}), response_metadata=told)
+
+    batch = CombinedBatch(Plain([answer], when_exhausted="repeat_last"), instruction="Shout.")
+
+    assert batch.batch(ITEMS[:3]) == list(map(shouted, ITEMS[:3]))
+    assert batch.stats.singles == 1
 
 
 def test_no_job_of_many_is_lost_or_swapped_when_answers_are_malformed() -> None:
@@ -371,6 +437,72 @@ def test_a_budget_that_is_used_up_refuses_all_at_once() -> None:
     results = CombinedBatch(model, instruction="Repeat.").batch(ITEMS[:4], return_exceptions=True)
 
     assert all(isinstance(each, BudgetExceededError) for each in results)
+
+
+def test_a_budget_that_allows_nothing_is_not_asked_for_each_half() -> None:
+    guard = BudgetGuard([Budget("none", calls=0)])
+    model = BudgetedChatModel(ScriptedModel(["never"]), guard=guard)
+
+    results = CombinedBatch(model, instruction="Repeat.").batch(ITEMS[:4], return_exceptions=True)
+
+    assert all(isinstance(each, BudgetExceededError) for each in results)
+    assert [status.refused for status in guard.statuses()] == [1]
+
+
+class _Interrupted(BaseException):
+    """As `KeyboardInterrupt` is one."""
+
+
+def test_a_caller_that_is_interrupted_sends_nothing_more(shop: Shop) -> None:
+    main = threading.main_thread()
+
+    def interrupt(made: list[dict[str, Any]]) -> Any:
+        signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
+        _until(lambda: shop.interrupted)
+        return []  # no answer: who still waited would be asked again alone
+
+    def raised(*_: Any) -> None:
+        raise _Interrupted
+
+    shop.change = interrupt
+    batch = shop.batch(max_items=2, max_requests=1)
+    before = signal.signal(signal.SIGUSR2, raised)
+    try:
+        with pytest.raises(_Interrupted):
+            batch.batch(ITEMS[:6])
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        shop.interrupted = True
+    _until(lambda: not [t for t in threading.enumerate() if t.name.startswith("combined")])
+
+    assert shop.sizes == [2]
+
+
+async def test_nobody_waits_for_ever_when_the_collecting_is_cancelled(shop: Shop) -> None:
+    batch = shop.batch(max_wait_s=60)
+    mine = asyncio.create_task(batch.ainvoke("never sent"))
+    await asyncio.sleep(0.01)
+
+    for task in asyncio.all_tasks() - {mine, asyncio.current_task()}:
+        task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(mine, 30)
+    assert shop.sizes == []
+
+
+def test_what_waits_when_its_event_loop_ends_is_cancelled_and_not_sent(shop: Shop) -> None:
+    batch = shop.batch(max_wait_s=60)
+
+    async def leave() -> "asyncio.Task[str]":
+        task = asyncio.create_task(batch.ainvoke("never sent"))
+        await asyncio.sleep(0.01)
+        return task
+
+    task = asyncio.run(leave())
+
+    assert task.cancelled()
+    assert shop.sizes == []
 
 
 async def test_a_cancelled_task_leaves_its_neighbours_alone(shop: Shop) -> None:

@@ -5,6 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -16,6 +19,7 @@ from langchain_openai import ChatOpenAI
 
 from langchain_tokenopt import UsageLedger
 from langchain_tokenopt.batching import RateLimitedChatModel, RateLimiter
+from langchain_tokenopt.batching.limit_window import LONGEST_WAIT_S, MemoryWindow, Rates
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.testing import Failure, LoopbackServer, RateLimited, Reply, ScriptedModel
 
@@ -164,6 +168,48 @@ def test_a_request_that_was_not_sent_counts_as_none() -> None:
     assert not limits.acquire(blocking=False)
 
 
+def test_what_is_settled_after_its_minute_frees_nothing_of_this_one() -> None:
+    clock = Time()
+    limits = limiter(clock, tokens_per_minute=100)
+    old = limits.take(100)
+    clock.now += 70
+    limits.take(60)
+
+    limits.settle(old, used=0)
+
+    assert limits._at_once(50) is None
+    assert limits._at_once(40) is not None
+
+
+def test_what_used_just_what_was_taken_needs_no_settling() -> None:
+    limits = limiter(tokens_per_minute=100)
+
+    limits.settle(limits.take(60), used=60)
+
+    assert limits._at_once(50) is None
+    assert limits._at_once(40) is not None
+
+
+def test_more_than_a_minute_ever_has_room_for_waits_without_a_time() -> None:
+    window = MemoryWindow(clock=Time())
+    window.take("a", 50, Rates(tokens=100, requests=None))
+
+    taken = window.take("b", 101, Rates(tokens=100, requests=None))
+
+    assert (taken.second, taken.wait_s) == (None, LONGEST_WAIT_S)
+
+
+def test_who_cannot_wait_does_not_pass_those_who_do() -> None:
+    limits = RateLimiter(requests_per_minute=1, sleep=lambda _: time.sleep(0.001))
+    limits.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(limits.acquire)
+        _until(lambda: len(limits._line) == 1)
+        assert not limits.acquire(blocking=False)
+        limits._own._used.clear()  # as if a minute had passed
+        assert waiting.result(10)
+
+
 async def test_it_is_a_rate_limiter_of_langchain() -> None:
     clock = Time()
     limits = limiter(clock, requests_per_minute=2)
@@ -250,6 +296,35 @@ def test_when_the_provider_has_enough_all_wait_as_long_as_it_says() -> None:
 
     assert clock.now - began >= 7
     assert limits.stats.pauses == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "least_s", "most_s"),
+    [
+        ({"retry-after-ms": "2500"}, 2.5, 2.5),
+        ({"retry-after-ms": "2500", "retry-after": "9"}, 2.5, 2.5),
+        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=500))}, 60, 500),
+        ({"retry-after": "soon"}, 1, 60),
+        ({}, 1, 60),
+    ],
+)
+def test_the_wait_is_read_in_every_form_that_providers_give(
+    headers: dict[str, str], least_s: float, most_s: float
+) -> None:
+    class TooManyError(Exception):
+        status_code = 429
+        response = SimpleNamespace(status_code=429, headers=headers)
+
+    clock = Time()
+    limits = limiter(clock, requests_per_minute=100)
+    failing = ScriptedModel([Failure(error=TooManyError())])
+    with pytest.raises(TooManyError):
+        RateLimitedChatModel(failing, limiter=limits).invoke("2 + 2?")
+
+    began = clock.now
+    limits.take(0)
+
+    assert least_s <= clock.now - began <= most_s + 0.01
 
 
 def test_a_call_that_fails_otherwise_keeps_its_room_since_it_may_be_billed() -> None:
