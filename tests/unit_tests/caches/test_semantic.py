@@ -34,6 +34,7 @@ from langchain_tokenopt.caches.kept import KeptQuestions
 from langchain_tokenopt.caches.question import Question
 from langchain_tokenopt.caches.semantic_file import SemanticFile
 from langchain_tokenopt.caches.semantic_learned import Learned
+from langchain_tokenopt.caches.semantic_questions import Recent
 from langchain_tokenopt.embeddings import StaticEmbeddings
 from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source
@@ -680,6 +681,27 @@ def test_an_entry_that_was_wrong_is_a_greater_risk_than_its_like() -> None:
     assert model.risk(x, entry=3) == before
     model.learn(x, right=False, risk=once, entry=1)
     assert model.risk(x, entry=1) > once
+
+
+def test_of_very_many_entries_the_latest_learned_from_are_known_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langchain_tokenopt.caches.decision._MOST_ENTRIES", 2)
+    model, x = RiskModel(), np.array([1.0, *[0.3] * (len(PRIOR) - 1)])
+    for entry in (1, 2, 3):
+        model.learn(x, right=False, risk=0.1, entry=entry)
+
+    first, second, third, unknown = (model.risk(x, entry=entry) for entry in (1, 2, 3, 4))
+
+    assert first == unknown < second == third
+
+
+def test_of_recent_values_the_oldest_makes_room() -> None:
+    recent = Recent[str, int](most=2)
+    for n, key in enumerate("abc"):
+        recent.put(key, n)
+
+    assert [recent.get(key) for key in "abc"] == [None, 1, 2]
 
 
 def test_a_fit_is_the_prior_without_data_and_the_data_with_enough() -> None:
