@@ -1,7 +1,9 @@
-"""Files: where one may lie, what text a database takes, files written whole, files of JSON."""
+"""Files: where one may lie, what databases take, files written whole, files of JSON."""
 
 import json
 import os
+import sqlite3
+import time
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +15,8 @@ from langchain_tokenopt.errors import ConfigurationError
 
 Entries = TypeVar("Entries", bound=BaseModel)
 Held = TypeVar("Held")
+
+_LOOKS_AGAIN_S = 0.005
 
 
 def database_path(path: str | Path) -> Path:
@@ -38,6 +42,28 @@ def storable(text: str) -> str:
     'a?b'
     """
     return text.encode(errors="replace").decode()
+
+
+def keep_journal_ahead(connection: sqlite3.Connection, *, wait_s: float) -> None:
+    """Let others read an SQLite file while one writes.
+
+    SQLite itself does not wait for others that ask for this at the same moment, as all do that
+    find a new file.
+
+    Raises:
+        sqlite3.Error: The file is still locked after `wait_s` seconds, or is no database.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= until:
+                raise
+            time.sleep(_LOOKS_AGAIN_S)
+        else:
+            return
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_tokenopt.caches.store import StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _VERSION = 1
+_WAIT_S = 5.0
 _CREATE = """
 CREATE TABLE IF NOT EXISTS questions (
     id INTEGER PRIMARY KEY, partition BLOB NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL,
@@ -142,9 +143,9 @@ class SemanticFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = sqlite3.connect(self._path, timeout=5, check_same_thread=False)
+            connection = sqlite3.connect(self._path, timeout=_WAIT_S, check_same_thread=False)
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                keep_journal_ahead(connection, wait_s=_WAIT_S)
                 connection.execute("PRAGMA synchronous=NORMAL")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version > _VERSION:

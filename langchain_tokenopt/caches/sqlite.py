@@ -11,7 +11,7 @@ from pathlib import Path
 
 from langchain_tokenopt.caches.store import Held, StoreError, StoreEvents, StoreSize, Tally
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _SCHEMA_VERSION = 1
 # The row id is taken from the key, so a look-up is one walk down one tree; the whole key is kept
@@ -319,7 +319,7 @@ class SqliteStore:
                 message = f"has schema {version}, this version knows {_SCHEMA_VERSION}"
                 raise sqlite3.DatabaseError(message)
             if version < _SCHEMA_VERSION:
-                connection.execute("PRAGMA journal_mode=WAL")
+                keep_journal_ahead(connection, wait_s=self._busy_timeout_s)
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;"
                 )

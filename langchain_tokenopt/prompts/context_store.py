@@ -10,9 +10,10 @@ from langchain_core.stores import ByteStore
 from typing_extensions import override
 
 from langchain_tokenopt.errors import StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _AT_ONCE = 500
+_WAIT_S = 5.0
 
 
 class SqliteContextStore(ByteStore):
@@ -82,9 +83,9 @@ class SqliteContextStore(ByteStore):
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = sqlite3.connect(self._path, check_same_thread=False, timeout=5.0)
+            connection = sqlite3.connect(self._path, check_same_thread=False, timeout=_WAIT_S)
             self._connection = connection
-            connection.execute("PRAGMA journal_mode = WAL")
+            keep_journal_ahead(connection, wait_s=_WAIT_S)
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS contexts (key TEXT PRIMARY KEY, value BLOB NOT NULL) "
                 "WITHOUT ROWID"

@@ -11,11 +11,12 @@ from pathlib import Path
 from langchain_core.documents import Document
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
-from langchain_tokenopt.files import database_path, storable
+from langchain_tokenopt.files import database_path, keep_journal_ahead, storable
 
 _WORD = re.compile(r"\w+")
 _MOST_WORDS = 64
 _AT_ONCE = 500
+_WAIT_S = 10.0
 
 
 class WordIndex:
@@ -116,10 +117,10 @@ class WordIndex:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             path = ":memory:" if self._path is None else str(self._path)
-            connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
+            connection = sqlite3.connect(path, check_same_thread=False, timeout=_WAIT_S)
             try:
                 if self._path is not None:
-                    connection.execute("PRAGMA journal_mode = WAL")
+                    keep_journal_ahead(connection, wait_s=_WAIT_S)
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS documents (rowid INTEGER PRIMARY KEY, "
                     "id TEXT UNIQUE, hash TEXT NOT NULL, content TEXT NOT NULL, "

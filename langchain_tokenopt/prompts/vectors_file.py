@@ -12,8 +12,9 @@ import numpy as np
 from langchain_core.documents import Document
 
 from langchain_tokenopt.errors import ConfigurationError, StoreError
-from langchain_tokenopt.files import storable
+from langchain_tokenopt.files import keep_journal_ahead, storable
 
+_WAIT_S = 10.0
 _CREATE = """
 CREATE TABLE IF NOT EXISTS vectors (
     id TEXT PRIMARY KEY, content TEXT NOT NULL, metadata TEXT NOT NULL, vector BLOB,
@@ -129,9 +130,9 @@ class VectorFile:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = sqlite3.connect(self._path, check_same_thread=False, timeout=10.0)
+            connection = sqlite3.connect(self._path, check_same_thread=False, timeout=_WAIT_S)
             self._connection = connection
-            connection.execute("PRAGMA journal_mode = WAL")
+            keep_journal_ahead(connection, wait_s=_WAIT_S)
             connection.executescript(_CREATE)
             about = dict(connection.execute("SELECT name, value FROM vectors_about"))
             model = about.get("model", self._model)

@@ -1,13 +1,16 @@
 """Files of what was learned or decided: written whole, and refused for what they are not."""
 
+import contextlib
 import os
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.files import read_json, write_json
+from langchain_tokenopt.files import keep_journal_ahead, read_json, write_json
 
 NUMBERS = TypeAdapter(dict[str, int])
 
@@ -99,3 +102,27 @@ def test_a_file_that_holds_something_else_is_refused(
 
     with pytest.raises(ConfigurationError, match=says):
         read_json(path, NUMBERS, expected="numbers", made_by="`count`")
+
+
+def test_who_opens_a_new_database_waits_for_others_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.sqlite"
+    with (
+        contextlib.closing(sqlite3.connect(path)) as other,
+        contextlib.closing(sqlite3.connect(path, timeout=0)) as mine,
+    ):
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            keep_journal_ahead(mine, wait_s=0)
+        monkeypatch.setattr(time, "sleep", lambda _: other.commit())  # it ends while we wait
+        keep_journal_ahead(mine, wait_s=30)
+
+        assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    path.write_bytes(b"this is no database" * 100)
+    with (
+        contextlib.closing(sqlite3.connect(path)) as broken,
+        pytest.raises(sqlite3.DatabaseError, match="not a database"),
+    ):
+        keep_journal_ahead(broken, wait_s=30)

@@ -196,6 +196,22 @@ def test_eight_threads_lose_nothing(make_store: MakeStore) -> None:
     assert len(store.get([key(n) for n in range(400)])) == 400
 
 
+def test_eight_threads_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def work(store: SqliteStore, n: int) -> None:
+        start.wait(30)
+        store.put({key(n): b""}, ttl_s=None)
+
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(20):
+            store = SqliteStore(tmp_path / f"{attempt}.sqlite")
+            for done in [pool.submit(work, store, n) for n in range(8)]:
+                done.result(30)
+            assert store.size().entries == 8
+            store.close()
+
+
 @pytest.mark.parametrize("bound", [0, -1])
 def test_a_bound_below_one_is_refused(make_store: MakeStore, bound: int) -> None:
     with pytest.raises(ConfigurationError, match=f"max_bytes must be at least 1.*got {bound}"):
