@@ -141,7 +141,7 @@ def test_a_structured_answer_is_of_its_type_and_reasoned_before() -> None:
 
 
 def test_a_structured_answer_needs_a_chat_model() -> None:
-    with pytest.raises(ConfigurationError, match="need a chat model, got .*Binding; bind"):
+    with pytest.raises(ConfigurationError, match=r"need a chat model, got .*Binding; bind"):
         ChainOfThought(ScriptedModel(["?"]).bind(stop=["#"]), answer=Structured(Colour))
 
 
