@@ -112,10 +112,8 @@ class _Asked(Runnable[Any, AIMessage]):
         return self._answered(await self._handler(self._request))
 
     def _answered(self, response: Any) -> AIMessage:
-        # Middleware inside may wrap the response, or give a message alone.
+        # Middleware inside may wrap the response.
         response = getattr(response, "model_response", response)
-        if isinstance(response, AIMessage):
-            response = ModelResponse(result=[response])
         self.response = response
         return _last_answer(response)
 

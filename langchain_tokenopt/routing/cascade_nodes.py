@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence, Set
 from contextlib import aclosing, closing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from langchain_core.messages import (
@@ -177,7 +177,10 @@ class Ask:
     def _next(self, state: CascadeState) -> str | None:
         return None if state.get("last_tier") == self._tier.name else self._following
 
-    def _answered(self, answer: AIMessage, turn: "_Turn") -> Command[str]:
+    def _answered(self, answer: Any, turn: "_Turn") -> Command[str]:
+        if not isinstance(answer, AIMessage):
+            message = f"a tier's model must answer with an AIMessage, got {answer!r:.200}"
+            raise ConfigurationError(message)
         attempt = attempt_of(answer, tier=self._tier.name, latency_s=turn.latency_s)
         update = {**turn.update(attempt), "draft": message_to_dict(answer)}
         return Command(goto=GATE, update=update)
@@ -304,21 +307,18 @@ def _options(state: Any) -> dict[str, Any]:
     return dict(state.get("options") or {})
 
 
-def _whole(chunks: Sequence[AIMessageChunk]) -> AIMessage:
-    """Return the message that the chunks of a stream are."""
+def _whole(chunks: Sequence[Any]) -> Any:
+    """Return the message that the chunks of a stream are, and what is no chunk of one as it is."""
     if not chunks:
         return AIMessage("")
-    message = message_chunk_to_message(add_ai_message_chunks(chunks[0], *chunks[1:]))
-    if not isinstance(message, AIMessage):
-        raise ConfigurationError(f"a tier's model must stream AIMessageChunks, got {message!r}")
-    return message
+    if not isinstance(chunks[0], AIMessageChunk):
+        return chunks[0]
+    return message_chunk_to_message(add_ai_message_chunks(chunks[0], *chunks[1:]))
 
 
 def _draft(state: CascadeState) -> AIMessage:
     (message,) = messages_from_dict([state["draft"]])
-    if not isinstance(message, AIMessage):
-        raise ConfigurationError(f"a tier's model must answer with an AIMessage, got {message!r}")
-    return message
+    return cast("AIMessage", message)
 
 
 def check_cascade(names: Sequence[str], rules: Sequence[Rule], *, taken: Set[str]) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelResponse
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.tools import tool
@@ -125,3 +126,34 @@ def test_a_tier_with_tools_bound_is_refused() -> None:
 def test_a_tier_cannot_have_the_name_of_the_agents_model() -> None:
     with pytest.raises(ConfigurationError, match="agent_model"):
         CascadeMiddleware([Tier("agent_model", ScriptedModel(["4"]))])
+
+
+def inside(answer: Any) -> Any:
+    """Return middleware that gives this for whatever the model says."""
+
+    class Inside(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            handler(request)
+            return answer
+
+    return Inside()
+
+
+def test_middleware_inside_may_answer_by_itself() -> None:
+    small, own = ScriptedModel(["perhaps"]), ScriptedModel(["never"])
+    cascade = CascadeMiddleware([Tier("small", small)], checks=[is_sure])
+
+    whole: Any = create_agent(own, middleware=[cascade, inside(AIMessage("It is 42."))])
+    state = whole.invoke(ASK)
+
+    assert state["messages"][-1].text == "It is 42."
+    assert own.calls == 0
+
+
+def test_middleware_inside_that_gives_no_answer_is_told() -> None:
+    small, own = ScriptedModel(["perhaps"]), ScriptedModel(["never"])
+    cascade = CascadeMiddleware([Tier("small", small)], checks=[is_sure])
+    silent = inside(ModelResponse(result=[HumanMessage("?")]))  # type: ignore[list-item]  # wrong on purpose
+
+    with pytest.raises(ConfigurationError, match="expected an AIMessage among the results"):
+        create_agent(own, middleware=[cascade, silent]).invoke(ASK)  # type: ignore[arg-type]  # a dict

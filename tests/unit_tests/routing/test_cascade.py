@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -322,3 +323,46 @@ def test_without_a_draft_the_budgets_error_is_raised() -> None:
 
     with pytest.raises(BudgetExceededError):
         graph.invoke({"messages": [("user", "2 + 2?")]})
+
+
+class Awaited:
+    """Something to await that is no coroutine."""
+
+    def __await__(self) -> Any:
+        yield
+
+
+@pytest.mark.parametrize("chosen", [Awaited, lambda: asyncio.sleep(0)])
+def test_what_must_be_awaited_needs_the_graphs_asynchronous_methods(chosen: Any) -> None:
+    (model,) = models("4")
+    tiers = [Tier("only", model), Tier("never", model)]
+    started: Any = create_cascade(tiers, start=lambda *_: chosen()).compile()
+    checked = cascade(model, model, checks=[lambda *_: chosen()])
+
+    with pytest.raises(ConfigurationError, match="`start` is asynchronous"):
+        started.invoke(QUESTION)
+    with pytest.raises(ConfigurationError, match="if it is asynchronous, use ainvoke"):
+        checked.invoke(QUESTION)
+
+
+def test_a_tier_that_interrupts_stops_the_graph_and_goes_on_with_the_answer() -> None:
+    human = RunnableLambda(lambda _: AIMessage(f"4, says {interrupt('2 + 2?')}"))
+    (large,) = models("never")
+    graph = cascade(human, large, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    stopped = graph.invoke(QUESTION, config)
+    state = graph.invoke(Command(resume="Ada"), config)
+
+    assert stopped["__interrupt__"][0].value == "2 + 2?"
+    assert (state["answer"].text, large.calls) == ("4, says Ada", 0)
+
+
+@pytest.mark.parametrize("answer", ["4", HumanMessage("4"), None])
+async def test_a_tier_that_answers_with_no_answer_is_told(answer: Any) -> None:
+    graph = cascade(*[RunnableLambda(lambda _: answer)] * 2)
+
+    with pytest.raises(ConfigurationError, match="must answer with an AIMessage, got"):
+        graph.invoke(QUESTION)
+    with pytest.raises(ConfigurationError, match="must answer with an AIMessage, got"):
+        await graph.ainvoke(QUESTION)

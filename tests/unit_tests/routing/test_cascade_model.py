@@ -1,6 +1,7 @@
 """The cascade as a chat model: streams, tools, agents, and what callbacks hear."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessageChunk
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableGenerator
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
@@ -377,3 +378,17 @@ async def test_a_router_sends_hard_questions_straight_to_the_strong_model() -> N
     assert easy["tier"] == "tier_0"
     assert hard.response_metadata["tokenopt_cascade"]["tier"] == "tier_1"
     assert small.calls == 1
+
+
+def test_what_a_tier_streams_that_is_no_answer_is_told() -> None:
+    def streamed(*chunks: Any) -> str:
+        def generated(_: Any) -> Iterator[Any]:
+            yield from chunks
+
+        model = Cascade([Tier("odd", RunnableGenerator(generated))])
+        return "".join(str(chunk.text) for chunk in model.stream("2 + 2?"))
+
+    assert streamed() == ""
+    assert streamed(AIMessageChunk("fo"), AIMessageChunk("ur")) == "four"
+    with pytest.raises(ConfigurationError, match="must answer with an AIMessage, got Human"):
+        streamed(HumanMessageChunk("fo"), HumanMessageChunk("ur"))
