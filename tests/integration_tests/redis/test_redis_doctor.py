@@ -34,6 +34,17 @@ def test_a_redis_that_refuses_writes_when_it_is_full_is_noted(
     assert good["Redis memory"].status == "good"
 
 
+def test_a_redis_that_forbids_to_read_its_settings_is_good_all_the_same(
+    make_server: Callable[..., Any],
+) -> None:
+    managed = make_server("--rename-command", "CONFIG", "")
+
+    found = redis_findings(managed.url)
+
+    assert found["Redis"].status == "good"
+    assert "Redis memory" not in found
+
+
 def test_a_redis_that_was_killed_is_bad(own_server: Any) -> None:
     own_server.kill()
 

@@ -641,3 +641,52 @@ def test_the_table_fits_a_terminal_and_shows_both_sides_where_they_differ(
         "booked 1 1,050 $0.010000",
         "differs +1 +1,050 (+50.0%) +0.0100 (+50.0%)",
     ]
+
+
+def test_rows_that_cannot_be_read_are_told_ten_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with UsageLedger(path) as ledger:
+        ledger.append(booked())
+    usage = export(tmp_path, [row(), *[row(input_tokens="many")] * 13])
+
+    main(["reconcile", str(usage), "--ledger", str(path)])
+
+    out = capsys.readouterr().out
+    assert out.count("not read, ") == 10
+    assert "not read: 3 rows more" in out
+
+
+@pytest.mark.parametrize(
+    ("billed", "own", "reason"),
+    [
+        ({}, {"cost": None}, "calls without a price in the ledger: 1"),
+        ({"input_tokens": 1_000}, {"cost": None}, "calls without a price in the ledger: 1"),
+        (
+            {"input_tokens": 500, "input_cached_tokens": 0},
+            {"usage": Usage(plain_input=500, output=20)},
+            "unknown: the tokens of the same calls differ",
+        ),
+        ({"input_tokens": 300}, {}, "unknown: the tokens of the same calls differ"),
+    ],
+)
+def test_the_reason_of_a_difference_is_told(
+    tmp_path: Path, billed: dict[str, Any], own: dict[str, Any], reason: str
+) -> None:
+    given = {"num_model_requests": 1, "input_tokens": 1_000, "input_cached_tokens": 512,
+             "output_tokens": 50, "cost_usd": "0.02", **billed}  # fmt: skip
+    bill = read_bill(export(tmp_path, [row(**given)]))
+
+    (found,) = reconcile(bill, ledger_of(booked(**own))).differences
+
+    assert found.reason is not None
+    assert reason in found.reason
+
+
+def test_a_bill_of_dollars_alone_asks_for_the_tokens(tmp_path: Path) -> None:
+    rows = [{"date": "2026-11-20", "model": "gpt-5-mini", "cost_usd": "0.02"}]
+
+    (found,) = reconcile(read_bill(export(tmp_path, rows)), ledger_of(booked())).differences
+
+    assert found.reason == "the bill has no tokens to tell by: compare the usage export too"

@@ -345,6 +345,24 @@ def test_the_command_writes_json(log: Path, capsys: pytest.CaptureFixture[str]) 
     assert {each["technique"] for each in told["findings"]} >= {"exact_cache", "prompt_cache"}
 
 
+def test_the_command_may_write_files_beside_json_and_says_what_was_not_read(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with log.open("a") as file:
+        file.write("{broken\n")
+    page = tmp_path / "audit.html"
+
+    assert command.run(arguments(str(log), "--format", "json", "--html", str(page))) == 0
+    assert json.loads(capsys.readouterr().out)["calls"] == 100
+    assert page.exists()
+    assert command.run(arguments(str(log))) == 0
+
+    shown = capsys.readouterr().out
+    assert "1 lines could not be read:" in shown
+    assert "line 101" in shown
+    assert "as in line 1" not in shown
+
+
 def test_a_file_in_a_folder_that_is_not_there_is_refused_before_the_work(log: Path) -> None:
     with pytest.raises(ConfigurationError, match="a folder that exists"):
         command.run(arguments(str(log), "--html", str(log.parent / "none" / "a.html")))

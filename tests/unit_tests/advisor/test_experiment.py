@@ -6,9 +6,11 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypedDict
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_tokenopt.accounting import Price, UsageLedger
+from langchain_tokenopt.accounting import CallRecord, Price, Usage, UsageLedger
 from langchain_tokenopt.advisor.experiment import (
     COST,
     ERRORS,
@@ -619,3 +621,86 @@ def test_a_branch_tells_the_types_of_its_control() -> None:
 def test_a_test_that_cannot_be_is_refused(make: Any) -> None:
     with pytest.raises(ConfigurationError):
         make()
+
+
+def booked_call(request: str, variant: str, **fields: Any) -> CallRecord:
+    given = {
+        "run_id": uuid4(), "started_at": datetime(2026, 11, 20, tzinfo=UTC), "kind": "live",
+        "model": "gpt-5", "usage": Usage(plain_input=10), "cost": Decimal(1), "latency_s": 1.0,
+        "tags": (f"experiment:faq={variant}", f"request:{request}"), **fields,
+    }  # fmt: skip
+    return CallRecord(**given)
+
+
+def test_a_request_of_several_calls_ends_with_its_last_and_costs_them_all() -> None:
+    log, ledger = ExperimentLog(), UsageLedger()
+    experiment = replace(AB, metrics=(COST, ERRORS, LATENCY))
+    branch = branch_of(experiment, log=log)
+    start = datetime(2026, 11, 20, tzinfo=UTC)
+    for key in KEYS[:40]:
+        branch._choose("Why?", of(key, request_id=key))
+        variant = experiment.assign(key)
+        late = start + timedelta(seconds=9)
+        # Written in the order in which they ended in the ledger, not in that of their starts.
+        ledger.append(booked_call(key, variant, started_at=late))
+        ledger.append(booked_call(key, variant, kind="error", cost=Decimal(0)))
+    ledger.append(booked_call("of another log", "long", cost=Decimal(1_000)))
+    ledger.append(booked_call("x", "long", cost=Decimal(1_000), tags=("request:x",)))
+
+    results = read_experiment(log, "faq", ledger=ledger)
+    by_metric = {each.metric.name: each for each in results.comparisons}
+
+    assert by_metric[COST.name].mean == by_metric[COST.name].control_mean == 1.0
+    assert by_metric[ERRORS.name].mean == 0.0
+    assert by_metric[LATENCY.name].mean == 10.0
+    assert sum(results.spent.values()) == 40
+
+
+def test_requests_that_failed_have_no_latency_and_unpriced_ones_no_cost() -> None:
+    log, ledger = ExperimentLog(), UsageLedger()
+    experiment = replace(AB, metrics=(COST, ERRORS, LATENCY))
+    branch = branch_of(experiment, log=log)
+    for key in KEYS[:40]:
+        branch._choose("Why?", of(key, request_id=key))
+        for kind in ("live", "error"):
+            at = datetime(2026, 11, 20, 0, 0, len(kind), tzinfo=UTC)
+            call = booked_call(key, experiment.assign(key), kind=kind, cost=None, started_at=at)
+            ledger.append(call)
+
+    results = read_experiment(log, "faq", ledger=ledger)
+    by_metric = {each.metric.name: each for each in results.comparisons}
+
+    assert by_metric[ERRORS.name].mean == 1.0
+    assert by_metric[LATENCY.name].mean is None
+    assert by_metric[COST.name].mean is None
+
+
+def test_a_log_may_be_closed_twice_and_is_opened_again(tmp_path: Path) -> None:
+    log = ExperimentLog(tmp_path / "log.db")
+    branch_of(log=log).invoke("Why?", of("a user"))
+    for _ in range(2):
+        log.close()
+
+    assert list(log.definitions()) == ["faq"]
+    log.close()
+
+
+def test_the_command_plans_by_a_deviation_and_shows_without_a_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("plan", "--effect", "0.05", "--deviation", "0.4")
+    by_deviation = capsys.readouterr().out
+    run("plan", "--effect", "0.05", "--rate", "0.8")
+    assert capsys.readouterr().out.split()[0] == by_deviation.split()[0]
+
+    log = ExperimentLog(tmp_path / "log.db")
+    log.definitions()
+    with pytest.raises(ConfigurationError, match="no experiment in"):
+        run("show", str(tmp_path / "log.db"))
+    branch = branch_of(log=log)
+    for key in KEYS[:20]:
+        branch.invoke("Why?", of(key, request_id=key))
+        log.outcome(key, quality=1.0)
+    log.close()
+    assert run("show", str(tmp_path / "log.db")) == 0
+    assert "quality" in capsys.readouterr().out

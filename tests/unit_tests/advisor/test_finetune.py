@@ -735,3 +735,65 @@ def test_the_command_reads_a_ledger_as_well(
         run("break-even", str(path), *asked, "--feature", "none")
     with pytest.raises(ConfigurationError, match="a ledger or a call log that exists"):
         run("break-even", str(tmp_path / "none.db"), *asked)
+
+
+def test_the_command_knows_prices_by_itself_and_takes_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = str(write_log(tmp_path / "log.jsonl", 60))
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"prices": [{"model": "gpt-5.1", "input": "9000", "output": "9000"}]}')
+    asked = ("break-even", log, "--model", "gpt-4.1-mini", "--training-tokens", "1000")
+
+    run(*asked)
+    usual = capsys.readouterr().out
+    run(*asked, "--prices", str(prices))
+
+    assert "tuning gpt-4.1-mini" in usual
+    assert capsys.readouterr().out != usual
+
+
+def test_calls_that_failed_are_no_examples_of_a_task() -> None:
+    good = [call(text, n=n) for n, text in enumerate(questions(60))]
+    failed = [replace(one, id=f"{one.id} again", error="RateLimitError") for one in good]
+
+    (found,) = find_candidates([*good, *failed], embeddings=StaticEmbeddings())
+
+    assert found == find_candidates(good, embeddings=StaticEmbeddings())[0]
+
+
+def test_a_model_whose_tuned_ones_have_stopped_does_not_pay() -> None:
+    prices = TuningPrices(
+        [
+            TuningPrice(
+                model="old", training=Decimal(1), input=Decimal(1), output=Decimal(1),
+                serves_until=date(2026, 1, 31),
+            )
+        ]
+    )  # fmt: skip
+
+    result = break_even(paid(), model="old", training_tokens=10_000, prices=prices, at=DAY)
+
+    assert result.verdict == "does not pay"
+    assert "tuned models of old stopped to answer on 2026-01-31" in result.reason
+
+
+def test_numbers_and_lists_in_an_example_stay_as_they_are() -> None:
+    parameters = {"type": "object", "required": ["to"], "minProperties": 1, "strict": True}
+    tool = {"name": "mail", "description": "To a@b.example", "parameters": parameters}
+    tools = [{"type": "function", "function": tool}]
+    calls = [call(text, n=n, parameters={"tools": tools}) for n, text in enumerate(questions(12))]
+
+    (shown,) = exported(calls).training[0]["tools"]
+
+    assert "[EMAIL_" in shown["function"]["description"]
+    assert shown["function"]["parameters"] == parameters
+
+
+def test_a_word_after_password_is_no_secret_without_a_digit() -> None:
+    texts = ("password: required, see the form", "password: hunter2secret")
+
+    clean = Redactor(region=None).redact(texts).texts
+
+    assert clean[0] == texts[0]
+    assert "hunter2secret" not in clean[1]

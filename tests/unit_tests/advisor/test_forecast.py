@@ -4,8 +4,10 @@ import argparse
 import json
 import math
 import random
+import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -235,6 +237,38 @@ def test_the_command_reads_a_ledger_and_agrees_with_the_api(
     assert Decimal(read["forecasts"]["faq"]["expected"]) > 0
     with pytest.raises(LedgerFileError):
         run(str(tmp_path / "none.db"))
+
+
+def test_a_ledger_of_which_nothing_can_be_forecast_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ledger.db"
+    with UsageLedger(path) as ledger:
+        ledger.append(record(9, feature="new", cost="1"))
+    first = MONDAY.isoformat()
+    assert run(str(path), "--until", first).forecasts == {}
+    assert "0 days of history are too few" in capsys.readouterr().out
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM calls")
+        connection.execute("DELETE FROM rollup")
+    run(str(path), "--until", first)
+    assert "no calls before today: nothing to forecast" in capsys.readouterr().out
+
+    with UsageLedger(path) as ledger:
+        ledger.append(record(0, feature="new", cost="1"))
+    report = run(str(path), "--until", (MONDAY + timedelta(days=2)).isoformat())
+
+    shown = capsys.readouterr().out
+    assert "new: no forecast, " in shown
+    assert "median" not in shown
+    assert list(report.skipped) == ["new"]
+
+
+def test_spend_that_never_changes_is_forecast_to_stay() -> None:
+    found = forecast(series([5.0] * 28), days=7)
+
+    assert float(found.low) == pytest.approx(35, rel=0.02)
+    assert float(found.high) == pytest.approx(35, rel=0.02)
 
 
 def example(n: int, *, drawn: random.Random) -> OutputExample:

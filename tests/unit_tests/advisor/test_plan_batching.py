@@ -117,3 +117,25 @@ def test_the_advised_way_never_costs_more_than_one_at_a_time(
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         plan(**wrong)
+
+
+def test_writes_to_a_cache_without_a_price_of_their_own_are_plain_input() -> None:
+    def of_anthropic(*, cache_write: Decimal | None) -> Any:
+        def price(**_: Any) -> Price:
+            return Price(
+                input=Decimal(1), output=Decimal(8), cache_read=Decimal("0.1"),
+                cache_write=cache_write, source="made for the test",
+            )  # fmt: skip
+
+        return price
+
+    without, plain, dear = (
+        plan_batching(
+            "claude-sonnet-4-5", prefix_tokens=4_096, item_tokens=40, output_tokens=5, items=1_000,
+            prices=of_anthropic(cache_write=price), every_s=3_600.0,
+        )
+        for price in (None, Decimal(1), Decimal(2))
+    )  # fmt: skip
+
+    assert without.options == plain.options
+    assert cost_of(dear, "single", 1) >= cost_of(plain, "single", 1)

@@ -127,3 +127,41 @@ def test_calls_that_fail_and_unknown_models_are_no_problem() -> None:
     assert (report.calls, report.predicted_tokens, report.saved, report.net) == (1, 0, None, None)
     assert report.lifetime is None
     assert PromptCacheMonitor().report() == "no call was seen"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "written"),
+    [
+        ({}, "cache_write_5m"),
+        ({"cache_control": {"type": "ephemeral"}}, "cache_write_5m"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "cache_write_1h"),
+    ],
+)
+def test_writes_are_booked_by_the_lifetime_that_was_asked_for(
+    parameters: dict[str, Any], written: str
+) -> None:
+    usage: Any = {
+        "input_tokens": 5_000, "output_tokens": 1, "total_tokens": 5_001,
+        "input_token_details": {"cache_creation": 4_000},
+    }  # fmt: skip
+    model = ScriptedModel(
+        [AIMessage("ok", usage_metadata=usage)], model_name="claude-sonnet-4-5",
+        provider="anthropic", when_exhausted="cycle",
+    )  # fmt: skip
+    monitor = PromptCacheMonitor()
+
+    model.invoke([SystemMessage(LONG), HumanMessage("?")], {"callbacks": [monitor]}, **parameters)
+
+    (report,) = monitor.reports()
+    extra = {"cache_write_5m": Decimal("0.75"), "cache_write_1h": Decimal(3)}[written]
+    assert report.write_loss == extra * 4_000 / 1_000_000
+
+
+def test_a_model_without_a_price_has_no_net_in_its_report() -> None:
+    monitor = PromptCacheMonitor()
+    model = ScriptedModel(["ok"], model_name="our-own", provider="local")
+
+    model.invoke([SystemMessage(LONG), HumanMessage("?")], {"callbacks": [monitor]})
+
+    assert "our-own: 1 calls" in monitor.report()
+    assert "net " not in monitor.report()

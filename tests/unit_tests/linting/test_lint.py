@@ -290,3 +290,13 @@ def test_the_project_itself_is_clean() -> None:
         for finding in report.findings
     ]
     assert found == []
+
+
+def test_a_file_that_cannot_be_read_is_told_by_the_command(
+    app: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (app / "broken.py").write_text("def f(:\n")
+
+    main(["lint", "broken.py"])
+
+    assert "broken.py: cannot be read: " in capsys.readouterr().out

@@ -464,3 +464,37 @@ def test_the_command_compares_and_checks(
     assert "0 findings" in capsys.readouterr().out
     assert main(["prompts", "show", "code_revue"]) == 2
     assert "code_review" in capsys.readouterr().err
+
+
+def test_the_command_prints_json_where_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = MARKDOWN.replace("    example: Ada\n", "")
+    (folder / "greet.md").write_text(bare)
+    other = tmp_path / "greet.md"
+    other.write_text(bare.replace("You greet people.", "You welcome people."))
+    source = ["--format", "json", "--from", str(folder)]
+
+    assert main(["prompts", "show", "greet", *source]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["template"]["name"] == "greet"
+    assert main(["prompts", "diff", "greet", str(other), *source]) == 1
+    assert "You welcome people." in capsys.readouterr().out
+    assert main(["prompts", "check", *source]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding["code"] == "no_example"
+    assert main(["prompts", "check", "--from", str(folder)]) == 1
+    assert "no_example: name has no example" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_of_several_templates_is_none_to_compare(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = tmp_path / "both.yaml"
+    (folder / "part.md").write_text(MARKDOWN.replace("name: greet", "name: part"))
+    PromptLibrary.load(folder).export(both)
+
+    assert main(["prompts", "diff", "code_review", str(both)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected a file with one template" in said
+    assert "with greet, part; use --from" in said

@@ -486,3 +486,25 @@ def test_the_command_refuses_labels_that_it_can_learn_nothing_from(tmp_path: Pat
         run([str(path), "--answers", "number"])
     with pytest.raises(ConfigurationError, match="expected number, boolean, text or option"):
         run([str(path), "--answers", "colour"])
+
+
+def test_the_command_reads_choices_and_shows_the_first_bad_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = [json.dumps(row) for row in rows_of(labels(120))]
+    choices = [
+        {
+            **json.loads(row), "question": f"A or B? ({n})", "weak_answer": "Answer: A",
+            "strong_answer": "Answer: A", "opinions": ["Answer: A"], "strong_beats_weak": False,
+        }
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in choices) + "{broken\n" * 13)
+
+    run([str(path), "--answers", "option:AB", "--max-loss", "50%"])
+
+    told = capsys.readouterr().out
+    assert told.count("not read, line ") == 10
+    assert "not read: 3 lines more" in told
+    assert "any gate must escalate" not in told
