@@ -5,13 +5,21 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware
+from langchain.chat_models import init_chat_model
 from langchain_anthropic import ChatAnthropic
+from langchain_core.callbacks import CallbackManager
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
+from langchain_tokenopt.accounting import UsageLedger
+from langchain_tokenopt.caches import MemoryCache
 from langchain_tokenopt.errors import ConfigurationError
-from langchain_tokenopt.middleware import PromptCacheMiddleware
+from langchain_tokenopt.middleware import (
+    LedgerMiddleware,
+    PromptCacheMiddleware,
+    ResponseCacheMiddleware,
+)
 from langchain_tokenopt.prompts import CacheHints
 from langchain_tokenopt.testing import LoopbackServer, PromptCache, Reply, ScriptedModel
 
@@ -151,3 +159,60 @@ def test_a_provider_without_rules_is_sent_what_it_was_sent() -> None:
 
     assert model.requests == [[SystemMessage(LONG), *ASK["messages"]]]
     assert set(model.keywords[0]) <= {"stop"}
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_model_that_the_config_chooses_is_asked_as_it_is(way: str) -> None:
+    with LoopbackServer(lambda request: f"{request.model} says hello") as server:
+        model: Any = init_chat_model(
+            "gpt-5-mini", model_provider="openai", configurable_fields=("model",),
+            base_url=server.base_url, api_key="any",
+        )  # fmt: skip
+        cache, ledger = MemoryCache(), UsageLedger()
+        middleware: list[Any] = [
+            ResponseCacheMiddleware(cache), LedgerMiddleware(ledger), PromptCacheMiddleware(),
+        ]  # fmt: skip
+        agent = create_agent(model, system_prompt=LONG, middleware=middleware)
+        config: Any = {"configurable": {"model": "gpt-5"}}
+        for _ in range(2):
+            state = (
+                agent.invoke(ASK, config) if way == "invoke" else await agent.ainvoke(ASK, config)
+            )
+
+    assert state["messages"][-1].text == "gpt-5 says hello"
+    assert len(server.requests) == 2
+    assert [record.model for record in ledger.records()] == ["gpt-5", "gpt-5"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("Now: 9:30", [{"type": "text", "text": "<context>\nNow: 9:30\n</context>"}, "blocks"]),
+        ("No time here", ["blocks"]),
+    ],
+)
+def test_lines_that_change_are_put_before_the_blocks_of_a_question(
+    asked: str, sent: list[Any]
+) -> None:
+    model = ScriptedModel(["ok"])
+    block = {"type": "text", "text": "Which books?"}
+    agent: Any = create_agent(
+        model, system_prompt=f"Be brief.\n{asked}",
+        middleware=[PromptCacheMiddleware(volatile=["^Now:"])],
+    )  # fmt: skip
+
+    agent.invoke({"messages": [HumanMessage([block])]})
+
+    system, question = model.requests[0]
+    assert question.content == [block if part == "blocks" else part for part in sent]
+    assert (asked in system.text) == (len(sent) == 1)
+
+
+def test_callbacks_of_the_model_hear_what_the_ledger_hears() -> None:
+    own, ledger = UsageLedger(), UsageLedger()
+    model = ScriptedModel(["ok"], callbacks=CallbackManager([own]))
+
+    create_agent(model, middleware=[LedgerMiddleware(ledger)]).invoke(ASK)
+
+    assert [len(list(each.records())) for each in (own, ledger)] == [1, 1]
+    assert len(model.callbacks.handlers) == 1  # type: ignore[union-attr]  # the manager

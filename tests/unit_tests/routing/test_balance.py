@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -77,6 +80,31 @@ def served_by(answer: Any) -> str:
     return str(answer.response_metadata["deployment"])
 
 
+class Reports:
+    """What processes tell each other, of which there is one here."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def read(self, deployments: Any) -> dict[str, Any]:
+        return {}
+
+    async def aread(self, deployments: Any) -> dict[str, Any]:
+        return {}
+
+    def report(self, report: Any) -> None:
+        self.heard.append(report)
+
+    async def areport(self, report: Any) -> None:
+        self.heard.append(report)
+
+    def probe(self, deployment: Any) -> bool:
+        return True
+
+    async def aprobe(self, deployment: Any) -> bool:
+        return True
+
+
 # Whose fault an error is
 
 
@@ -117,6 +145,32 @@ def test_throttling_of_bedrock_is_a_rate_limit() -> None:
     }
 
     assert fault_of(error) == Fault(kind="rate_limited")
+
+
+def test_other_errors_of_bedrock_are_judged_by_their_status() -> None:
+    error = RuntimeError("wrong")
+    error.response = {  # type: ignore[attr-defined]  # as botocore's errors have it
+        "Error": {"Code": "ValidationException"},
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+    }
+    assert fault_of(error) is None
+
+    error.response["ResponseMetadata"]["HTTPStatusCode"] = 503  # type: ignore[attr-defined]
+    assert fault_of(error) == Fault(kind="unavailable")
+
+
+def test_an_error_that_comes_within_a_stream_is_the_deployments_fault() -> None:
+    class APIError(Exception):
+        """Has no status."""
+
+    assert fault_of(APIError("The server had an error")) == Fault(kind="unavailable")
+
+
+def test_causes_are_not_followed_for_ever() -> None:
+    error = RuntimeError("the model failed")
+    error.__cause__ = error
+
+    assert fault_of(error) is None
 
 
 @pytest.mark.parametrize(
@@ -600,6 +654,49 @@ def test_a_probe_that_its_caller_leaves_lets_the_next_one_try() -> None:
     assert not model.stats()["only"].half_open
 
 
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_probe_that_a_task_leaves_lets_the_next_one_try(shared: bool) -> None:
+    clock, reports = Clock(), Reports()
+    only = says(StatusError(500), "four it is, at last", "five")
+    model = balanced(
+        Deployment("only", only, failures_allowed=0, cooldown_s=5),
+        clock=clock,
+        shared=reports if shared else None,
+    )
+    with pytest.raises(StatusError):
+        await model.ainvoke("2 + 2?")
+    clock.now += 6
+
+    stream: Any = model.astream("2 + 2?")
+    await anext(stream)
+    await stream.aclose()
+
+    assert model.stats()["only"].half_open
+    assert (await model.ainvoke("2 + 2?")).text == "five"
+    assert not model.stats()["only"].half_open
+    assert len(reports.heard) == (3 if shared else 0)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_probe_that_the_callers_mistake_ends_lets_the_next_one_try(way: str) -> None:
+    clock = Clock()
+    only = says(StatusError(500), StatusError(400), "four")
+    model = balanced(Deployment("only", only, failures_allowed=0, cooldown_s=5), clock=clock)
+
+    async def ask() -> str:
+        if way == "invoke":
+            return model.invoke("2 + 2?").text
+        return (await model.ainvoke("2 + 2?")).text
+
+    for expected in ("status 500", "status 400"):
+        with pytest.raises(StatusError, match=expected):
+            await ask()
+        clock.now += 6
+
+    assert await ask() == "four"
+    assert idle(model.stats())
+
+
 def test_the_deployment_that_returns_soonest_is_asked_where_all_cool_if_wanted() -> None:
     clock = Clock()
     models = {"late": says(StatusError(500)), "soon": says(StatusError(500), "four")}
@@ -675,6 +772,17 @@ def test_an_empty_chunk_is_no_token_yet() -> None:
         chunks = list(model.stream("2 + 2?"))
         assert "".join(chunk.text for chunk in chunks) == "it is four"
     assert broken.calls >= 1
+
+
+async def test_an_empty_answer_is_streamed_as_one() -> None:
+    model = balanced(Deployment("only", says("")))
+
+    chunks = list(model.stream("2 + 2?"))
+    later = [chunk async for chunk in model.astream("2 + 2?")]
+
+    assert [served_by(parts[0]) for parts in (chunks, later)] == ["only", "only"]
+    assert {chunk.text for chunk in [*chunks, *later]} == {""}
+    assert idle(model.stats())
 
 
 async def test_a_stream_that_breaks_later_raises_and_does_not_begin_again() -> None:
@@ -880,15 +988,100 @@ async def test_hedges_keep_within_their_share_of_the_requests() -> None:
     assert sum(each.calls for each in models) == 60 + model.stats().hedges
 
 
-async def test_a_budget_refuses_the_hedge_and_the_first_answer_is_awaited() -> None:
-    gate = Gate()
-    model = hedged(gate)
-    handler = BudgetHandler(BudgetGuard([Budget("b", calls=1)]))
-    gate.opened.set()
+class Brief(Gate):
+    """Lets a scripted model answer after a while that is long beside a hedge's."""
 
-    answer = await asyncio.to_thread(model.invoke, "2 + 2?", {"callbacks": [handler]})
+    def sleep(self, _: float) -> None:
+        time.sleep(0.05)
+
+    async def async_sleep(self, _: float) -> None:
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_late_answer_is_awaited_where_no_other_deployment_may_be_asked(way: str) -> None:
+    model = hedged(Brief(), answers=("late",) * 4)
+    state = model._balancer._board._states["second"]
+    state.failed(Fault(kind="rate_limited", wait_s=1_000.0), 1_000.0, tests=False)
+    others = state.calls
+
+    if way == "invoke":
+        answer = await asyncio.to_thread(model.invoke, "2 + 2?")
+    else:
+        answer = await model.ainvoke("2 + 2?")
 
     assert served_by(answer) == "first"
+    assert model.stats().hedges == 0
+    assert state.calls == others
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_hedge_that_its_callbacks_break_leaves_nothing_in_flight(way: str) -> None:
+    class Breaking(BaseCallbackHandler):
+        run_inline = raise_error = True
+
+        def __init__(self) -> None:
+            self.runs = 0
+
+        def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+            self.runs += 1
+            if self.runs == 2:
+                raise LookupError("no such run")
+
+    gate = Gate()
+    model = hedged(gate, answers=("late",) * 4)
+    config: Any = {"callbacks": [Breaking()]}
+
+    async def ask() -> Any:
+        if way == "invoke":
+            return model.invoke("2 + 2?", config)
+        return await model.ainvoke("2 + 2?", config)
+
+    with pytest.raises(LookupError, match="no such run"):
+        await ask()
+    gate.opened.set()
+
+    _ended(model)
+    assert model.stats().hedges == 0
+
+
+class Refused(Gate):
+    """Lets a scripted model answer when a budget has refused another call."""
+
+    def __init__(self, guard: BudgetGuard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    @property
+    def _is_open(self) -> bool:
+        return any(status.refused for status in self._guard.statuses())
+
+    def sleep(self, _: float) -> None:
+        for _n in range(20_000):
+            if self._is_open:
+                return
+            time.sleep(0.001)
+
+    async def async_sleep(self, _: float) -> None:
+        for _n in range(20_000):
+            if self._is_open:
+                return
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_a_budget_refuses_the_hedge_and_the_first_answer_is_awaited(way: str) -> None:
+    guard = BudgetGuard([Budget("b", calls=1)])
+    model = hedged(Refused(guard), answers=("late",) * 4)
+    config: Any = {"callbacks": [BudgetHandler(guard)]}
+
+    if way == "invoke":
+        answer = await asyncio.to_thread(model.invoke, "2 + 2?", config)
+    else:
+        answer = await model.ainvoke("2 + 2?", config)
+
+    assert served_by(answer) == "first"
+    assert guard.statuses()[0].refused == 1
     assert model.stats().hedges == 0
     assert idle(model.stats())
 
@@ -1001,6 +1194,17 @@ class _OtherForm(ScriptedModel):
 
     def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Any:
         return self.bind(functions=[each.name for each in tools], **kwargs)
+
+
+def test_tools_that_no_model_can_be_found_behind_are_refused() -> None:
+    class Odd(ScriptedModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return RunnableLambda(self.invoke)
+
+    model = balanced(Deployment("odd", Odd(["four"])))
+
+    with pytest.raises(ConfigurationError, match="got RunnableLambda; this provider's tools"):
+        model.bind_tools([])
 
 
 def test_each_provider_gets_tools_in_its_own_form() -> None:
