@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langchain_tokenopt.accounting.alert import Alert
 from langchain_tokenopt.errors import StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _COLUMNS = (
     "at", "rule", "measure", "group_name", "value", "expected", "limit_", "message", "state",
@@ -49,7 +49,7 @@ class AlertLog:
             try:
                 connection = sqlite3.connect(self._path, timeout=self._timeout_s)
                 try:
-                    connection.execute("PRAGMA journal_mode=WAL")
+                    keep_journal_ahead(connection, wait_s=self._timeout_s)
                     connection.executescript(_CREATE)
                     marks = ", ".join("?" * len(_COLUMNS))
                     insert = f"INSERT INTO alerts ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608 - our own names

@@ -20,7 +20,7 @@ from langchain_tokenopt.accounting.budget_store import (
     status_of,
 )
 from langchain_tokenopt.errors import StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 T = TypeVar("T")
 _LATE_S = timedelta(days=1).total_seconds()
@@ -178,7 +178,7 @@ class SqliteBudgets:
             self._path, timeout=self._timeout_s, check_same_thread=False, isolation_level=None
         )
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            keep_journal_ahead(connection, wait_s=self._timeout_s)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(_CREATE)
         except sqlite3.Error:

@@ -25,12 +25,13 @@ from langchain_tokenopt.accounting.sqlite_rows import (
 from langchain_tokenopt.accounting.sqlite_totals import totals_in
 from langchain_tokenopt.accounting.totals import GroupField, Window, total, total_by
 from langchain_tokenopt.errors import LedgerFileError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _LOG = logging.getLogger(__name__)
 
 _MOST_UNSAVED = 100_000
 _RETRY_AFTER_S = 5.0
+_WAIT_S = 30.0
 _BATCH = 500
 _UNSTORABLE = (ArithmeticError, TypeError, ValueError, sqlite3.ProgrammingError)
 
@@ -171,9 +172,9 @@ class SqliteRecords:
             self._lost += 1
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=_WAIT_S, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            keep_journal_ahead(connection, wait_s=_WAIT_S)
             connection.execute("PRAGMA synchronous=NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > ROLLUP_SCHEMA:
@@ -194,7 +195,7 @@ class SqliteRecords:
             yield None
             return
         connection = sqlite3.connect(
-            f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=30
+            f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S
         )
         try:
             found = connection.execute(

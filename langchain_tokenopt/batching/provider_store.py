@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_tokenopt.errors import StoreError
-from langchain_tokenopt.files import database_path
+from langchain_tokenopt.files import database_path, keep_journal_ahead
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS prompts (
     PRIMARY KEY (job, position)) WITHOUT ROWID;
 """
 # A process that sends or books may take as long until another one takes over.
+_WAIT_S = 10.0
 _CANCELLED = "cancelled before it was sent"
 LEASE_S = 120.0
 
@@ -347,10 +348,10 @@ class BatchFile:
             try:
                 if self._connection is None:
                     connection = sqlite3.connect(
-                        self._path, check_same_thread=False, timeout=10.0, isolation_level=None
+                        self._path, check_same_thread=False, timeout=_WAIT_S, isolation_level=None
                     )
                     self._connection = connection
-                    connection.execute("PRAGMA journal_mode = WAL")
+                    keep_journal_ahead(connection, wait_s=_WAIT_S)
                     connection.executescript(_CREATE)
                 yield self._connection
             except sqlite3.Error as error:

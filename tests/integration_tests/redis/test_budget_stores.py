@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -321,6 +322,20 @@ def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
         read_budgets(path)
     with pytest.raises(ConfigurationError, match="folder that exists"):
         SqliteBudgets(tmp_path / "nowhere" / "b.sqlite")
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    def reserved(path: Path, which: int) -> bool:
+        store = SqliteBudgets(path, timeout_s=30)
+        together.wait(30)
+        outcome = store.reserve(hold(str(which)), now=NOW)
+        store.close()
+        return outcome.refused_by is None
+
+    together = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(20):
+            assert all(pool.map(reserved, [tmp_path / f"{n}.sqlite"] * 8, range(8)))
 
 
 def test_a_file_that_another_locks_is_a_store_error_in_time(tmp_path: Path) -> None:
