@@ -260,6 +260,17 @@ def test_a_sink_that_fails_is_counted_and_the_others_hear_it() -> None:
     assert (len(told), monitor.sink_failures) == (1, 1)
 
 
+def test_a_replay_tells_its_sinks_where_that_is_wanted() -> None:
+    told: list[Alert] = []
+    rule = AlertRule("r", measure="spend", limit=0.005)
+
+    quiet = AlertMonitor([told.append], rules=[rule]).replay([call(MONDAY)])
+    assert (len(quiet), told) == (1, [])
+    AlertMonitor([told.append], rules=[rule]).replay([call(MONDAY)], tell=True)
+
+    assert told == quiet
+
+
 class Receiver:
     """A real HTTP server that answers by script and keeps what it got."""
 
@@ -335,6 +346,19 @@ def test_a_webhook_tries_again_and_then_says_what_it_gave_up(
     assert (sink.failed, len(refusing.received)) == (1, 1)  # it would refuse again
     assert "status 400" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_webhook_may_be_closed_before_and_after_it_was_used(receive: Any) -> None:
+    receiver = receive()
+    sink = WebhookSink(receiver.url)
+    sink.close()
+    for _ in range(2):
+        sink(ALERT)
+        sink(ALERT)
+        sink.close()
+        sink.close()
+
+    assert (sink.posted, len(receiver.received)) == (4, 4)
 
 
 def test_a_webhook_that_is_away_holds_nobody_up(receive: Any) -> None:

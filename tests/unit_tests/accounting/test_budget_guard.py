@@ -619,3 +619,23 @@ def test_a_rate_limited_call_is_booked_once_it_succeeds() -> None:
 def test_a_guard_that_cannot_work_is_refused(budgets: Any, options: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         BudgetGuard(budgets, **options)
+
+
+def test_a_grant_to_a_budget_that_is_none_names_those_there_are() -> None:
+    guard = BudgetGuard([Budget("one", calls=1), Budget("two", calls=1)])
+    other = BudgetGuard([Budget("three", calls=1)])
+    other.reserve_amounts(Amounts(calls=1), metadata={})
+    (status,) = other.statuses()
+
+    with pytest.raises(ConfigurationError, match="no budget 'three', there are: one, two"):
+        guard.grant(status, Amounts(calls=1))
+
+
+def test_a_refusal_names_the_limit_that_was_reached_and_no_other() -> None:
+    guard = BudgetGuard([Budget("both", calls=1, tokens=1_000_000)])
+    guard.reserve_amounts(Amounts(calls=1, tokens=10), metadata={})
+
+    with pytest.raises(BudgetExceededError, match="0 of 1 calls left") as refused:
+        guard.reserve_amounts(Amounts(calls=1, tokens=10), metadata={})
+
+    assert "tokens left" not in str(refused.value)

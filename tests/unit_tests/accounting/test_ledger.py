@@ -562,3 +562,45 @@ async def test_an_agents_calls_are_all_counted(asynchronous: bool) -> None:
         agent.invoke(asked, config)
 
     assert [(r.feature, r.node) for r in ledger.records()] == [("maths", "model")] * 2
+
+
+def test_a_listener_that_keeps_failing_is_logged_once_and_loses_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[CallRecord] = []
+
+    def broken(_: CallRecord) -> None:
+        raise OSError("no network")
+
+    ledger = UsageLedger(listeners=[broken, heard.append])
+    for _ in range(3):
+        ledger.append(record())
+
+    assert (ledger.listener_failures, len(heard), ledger.totals().calls) == (3, 3, 3)
+    assert caplog.text.count("the calls are booked all the same") == 1
+
+
+def test_a_price_source_that_keeps_failing_is_logged_once_and_its_calls_are_unpriced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(**_: Any) -> Price | None:
+        raise LookupError("no table")
+
+    ledger = UsageLedger(prices=broken)
+    for _ in range(2):
+        ScriptedModel(["four"]).invoke("2 + 2?", {"callbacks": [ledger]})
+
+    assert ledger.totals().unpriced_calls == 2
+    assert caplog.text.count("the price source failed") == 1
+
+
+def test_a_ledger_may_be_closed_twice_and_used_again(tmp_path: Path) -> None:
+    ledger = UsageLedger(tmp_path / "a.sqlite")
+    ledger.close()
+    for _ in range(2):
+        ledger.append(record())
+        ledger.close()
+        ledger.close()
+
+    assert ledger.totals().calls == 2
+    ledger.close()

@@ -1,6 +1,7 @@
 """Embeddings whose calls are booked."""
 
 import asyncio
+import copy
 import threading
 from decimal import Decimal
 from typing import Any
@@ -222,3 +223,11 @@ def test_googles_names_of_models_are_priced() -> None:
     metered.embed_query("Hello")
 
     assert one(ledger).cost == Decimal("0.15") * one(ledger).usage.input_tokens / 1_000_000
+
+
+def test_metered_embeddings_can_be_copied_and_tell_what_they_lack() -> None:
+    metered = MeteredEmbeddings(fake(), ledger=UsageLedger())
+
+    assert copy.copy(metered).size == metered.size == 4
+    with pytest.raises(AttributeError):
+        _ = metered.dimensions

@@ -226,3 +226,15 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["grafana", "--output", str(tmp_path / "d.json")]) == 0
     assert json.loads((tmp_path / "d.json").read_text()) == printed == grafana_dashboard()
     assert main(["grafana", "--output", str(tmp_path / "none" / "d.json")]) == 2
+
+
+def test_a_hit_whose_saving_is_unknown_counts_its_tokens_alone() -> None:
+    registry = CollectorRegistry()
+    metrics = PrometheusMetrics(registry=registry)
+    metrics(record(kind="cache_hit", cost=Decimal(0), saved=None, cache="memory"))
+
+    samples = scraped(registry)
+    tokens = [s.value for name, found in samples.items() if "saved_tokens" in name for s in found]
+    money = [s.value for name, found in samples.items() if "saved_dollars" in name for s in found]
+    assert 1_050 in tokens
+    assert not any(money)

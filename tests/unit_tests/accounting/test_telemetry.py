@@ -324,3 +324,30 @@ def test_metrics_arrive_over_otlp() -> None:
         for metric in scope.metrics
     }
     assert {"gen_ai.client.token.usage", "tokenopt.cost"} <= names
+
+
+@pytest.mark.parametrize(
+    ("told", "newer", "older"),
+    [
+        ("gen_ai_latest_experimental/dup", 1, 1),
+        ("gen_ai_latest_experimental", 1, 0),
+        ("http", 0, 1),
+    ],
+)
+def test_both_names_come_where_both_are_opted_in(
+    monkeypatch: pytest.MonkeyPatch, told: str, newer: int, older: int
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", told)
+    seen = Collected()
+    seen.listener(record())
+    names = seen.names()
+
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
+    latest = Collected()
+    latest.listener(record())
+    monkeypatch.delenv("OTEL_SEMCONV_STABILITY_OPT_IN")
+    default = Collected()
+    default.listener(record())
+
+    assert (latest.names() <= names) == bool(newer)
+    assert (default.names() <= names) == bool(older)
