@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 from uuid import uuid4
 
+from langchain_tokenopt.testing.batch_rows import anthropic_row, as_chat, openai_row
 from langchain_tokenopt.testing.completion import complete
-from langchain_tokenopt.testing.wire import ChatRequest, Dropped, Fault, RateLimited, Reply, text_of
+from langchain_tokenopt.testing.wire import ChatRequest, Dropped, Fault, RateLimited, Reply
 
 _MOST_ROWS = 50_000
 _LIFE = timedelta(hours=24)
@@ -221,7 +222,7 @@ class BatchDesk:
         }
 
     def _keep(self, batch: _Batch, *kinds: str) -> str | None:
-        rows = [_openai_row(row) for row in batch.results if row["kind"] in kinds]
+        rows = [openai_row(row) for row in batch.results if row["kind"] in kinds]
         if not rows:
             return None
         name = f"file-{uuid4().hex}"
@@ -239,7 +240,7 @@ class BatchDesk:
             return 200, _json({**page, "first_id": None, "last_id": None})
         batch = self._found(parts[0])
         if parts[1:] == ["results"]:
-            rows = (_anthropic_row(row) for row in batch.results)
+            rows = (anthropic_row(row) for row in batch.results)
             return 200, "".join(json.dumps(row) + "\n" for row in rows).encode()
         if parts[1:] == ["cancel"]:
             self._end(batch, "cancelled")
@@ -290,7 +291,7 @@ class BatchDesk:
             self.rules.shuffle.shuffle(batch.results)
 
     def _row(self, body: dict[str, Any], batch: _Batch) -> dict[str, Any]:
-        request = ChatRequest(body=_as_chat(body), headers={})
+        request = ChatRequest(body=as_chat(body), headers={})
         answer = self._answer(request)
         if isinstance(answer, Dropped):
             return {"kind": "expired"}
@@ -334,28 +335,6 @@ def _uploaded(content_type: str, raw: bytes) -> bytes:
     raise _RefusedError(400, "the form has no file")
 
 
-def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Anthropic's form of a request as OpenAI's; OpenAI's stays."""
-    system = body.get("system")
-    if system is None:
-        return dict(body)
-    first = {"role": "system", "content": text_of(system)}
-    return {**body, "messages": [first, *body["messages"]]}
-
-
-def _openai_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {"id": f"batch_req_{uuid4().hex}", "custom_id": row["custom_id"]}
-    if row["kind"] == "answered":
-        response = {"status_code": 200, "request_id": uuid4().hex, "body": row["completion"]}
-        return {**made, "response": response, "error": None}
-    if row["kind"] == "error":
-        body = {"error": {"message": row["message"], "type": "loopback_error", "code": None}}
-        response = {"status_code": row["status"], "request_id": uuid4().hex, "body": body}
-        return {**made, "response": response, "error": None}
-    error = {"code": "batch_expired", "message": "not answered within the completion window"}
-    return {**made, "response": None, "error": error}
-
-
 def _as_anthropic(batch: _Batch) -> dict[str, Any]:
     kinds = [row["kind"] for row in batch.results]
     return {
@@ -376,36 +355,3 @@ def _as_anthropic(batch: _Batch) -> dict[str, Any]:
         "cancel_initiated_at": None,
         "results_url": f"/v1/messages/batches/{batch.id}/results" if batch.ended else None,
     }
-
-
-def _anthropic_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    name = {"custom_id": row["custom_id"]}
-    if row["kind"] == "error":
-        kind = "rate_limit_error" if row["status"] == 429 else "invalid_request_error"
-        kind = "api_error" if row["status"] >= 500 else kind
-        error = {"type": "error", "error": {"type": kind, "message": row["message"]}}
-        return {**name, "result": {"type": "errored", "error": error}}
-    if row["kind"] != "answered":
-        kind = {"cancelled": "canceled"}.get(row["kind"], row["kind"])
-        return {**name, "result": {"type": kind}}
-    usage, reply = row["completion"]["usage"], row["reply"]
-    content: list[dict[str, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
-    content += [
-        {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
-        for call in reply.tool_calls
-    ]
-    message = {
-        "id": f"msg_{uuid4().hex}",
-        "type": "message",
-        "role": "assistant",
-        "model": row["model"],
-        "content": content,
-        "stop_reason": "tool_use" if reply.tool_calls else "end_turn",
-        "stop_sequence": None,
-        "usage": {
-            "input_tokens": usage["prompt_tokens"],
-            "output_tokens": usage["completion_tokens"],
-            "service_tier": "batch",
-        },
-    }
-    return {**name, "result": {"type": "succeeded", "message": message}}
