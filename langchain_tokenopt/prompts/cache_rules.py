@@ -3,7 +3,6 @@
 The rules are data (`cache_rules.json`), dated, with their sources; a file of yours comes first.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -14,9 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_tokenopt.errors import ConfigurationError
+from langchain_tokenopt.files import read_entries
 
 _PROVIDERS = {
     "azure": "openai",
@@ -121,7 +121,7 @@ class CacheRules:
         Raises:
             ConfigurationError: The file is absent or wrong; the message names the rule and field.
         """
-        own = _read(str(path), Path(path))
+        own = read_entries(Path(path), _File, called=f"the file of cache rules {path}")
         return cls((*own.rules, *bundled_rules().rules), own.as_of)
 
     def find(self, model: str, *, provider: str | None = None) -> CacheRule | None:
@@ -161,22 +161,6 @@ def rule_for(model: str, *, provider: str | None = None) -> CacheRule:
 @cache
 def bundled_rules() -> CacheRules:
     """Return the rules that come with the package."""
-    read = _read("cache_rules.json", files("langchain_tokenopt.prompts") / "cache_rules.json")
+    source = files("langchain_tokenopt.prompts") / "cache_rules.json"
+    read = read_entries(source, _File, called="the bundled file of cache rules")
     return CacheRules(read.rules, read.as_of)
-
-
-def _read(name: str, source: object) -> _File:
-    try:
-        text = source.read_text(encoding="utf-8")  # type: ignore[attr-defined]  # a Path or a resource
-        return _File.model_validate(json.loads(text, parse_float=str))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the rules in {name}: {error.strerror}") from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}, "
-            f"got {problem['input']!r:.60}"
-            for problem in error.errors()
-        )
-        raise ConfigurationError(f"the rules in {name} are wrong: {problems}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"the rules in {name} are not JSON: {error}") from error
