@@ -10,8 +10,6 @@ nor was in the hour before. The defaults were chosen on seeds 0 to 4, these are 
 """
 
 import argparse
-import gzip
-import json
 import math
 import os
 import random
@@ -28,7 +26,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
-from measure import table
+from measure import json_rows, table
 
 from langchain_tokenopt.accounting import (
     CallRecord,
@@ -158,8 +156,7 @@ def _bursts(data: Path | None) -> list[float]:
     if path is None or not path.exists():
         rng = random.Random(7)
         return sorted(rng.random() ** 1.5 % 1 for _ in range(5_000))
-    with gzip.open(path, "rt") as file:
-        times = [json.loads(line)["timestamp"] / 3_600_000 for line in file]
+    times = [row["timestamp"] / 3_600_000 for row in json_rows(path)]
     return [t for t in times if t < 1]
 
 

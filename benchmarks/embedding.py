@@ -5,8 +5,6 @@ where recorded data is, the area under the curve over pairs that ask the same or
 0.5 is chance), and how often the nearest other request has the same answer.
 """
 
-import gzip
-import json
 import random
 import statistics
 import tempfile
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import alternate, data_arguments, has_recorded, micro, ratio, shown, table
+from measure import alternate, data_arguments, has_recorded, json_rows, micro, ratio, shown, table
 
 from langchain_tokenopt.caches import MemoryStore, SqliteStore
 from langchain_tokenopt.embeddings import CachedEmbeddings, MiniLmEmbeddings, StaticEmbeddings
@@ -89,18 +87,12 @@ def area(same: Sequence[float], other: Sequence[float]) -> float:
     return float((below + up_to).mean() / 2 / len(ordered))
 
 
-def rows_of(file: Path, limit: int | None) -> list[dict[str, Any]]:
-    """Read gzipped JSON lines."""
-    with gzip.open(file, "rt") as lines:
-        return [json.loads(line) for line in lines][:limit]
-
-
 def qualities(folder: Path, *, limit: int | None) -> None:
     """Compare on recorded pairs and streams."""
     embedders = {"StaticEmbeddings": StaticEmbeddings(), "MiniLmEmbeddings": MiniLmEmbeddings()}
     shown_rows = []
-    mock = rows_of(folder / "gptcache_mock_pairs.jsonl.gz", limit)
-    traps = rows_of(folder / "adversarial_finance.jsonl.gz", None)
+    mock = list(json_rows(folder / "gptcache_mock_pairs.jsonl.gz"))[:limit]
+    traps = list(json_rows(folder / "adversarial_finance.jsonl.gz"))
     for name, embed in embedders.items():
         kept, new = (embed.vectors([row[side] for row in mock]) for side in ("cached", "new"))
         table_ = kept @ new.T
@@ -115,9 +107,8 @@ def qualities(folder: Path, *, limit: int | None) -> None:
             ["GPTCache pairs, against traps of finance", name, f"{area(same, trap):.3f}", ""],
         ]
     for stream in ("banking77_stream_dev", "clinc150_stream_dev"):
-        seen = {
-            row["prompt"]: row["answer_id"] for row in rows_of(folder / f"{stream}.jsonl.gz", limit)
-        }
+        rows = list(json_rows(folder / f"{stream}.jsonl.gz"))[:limit]
+        seen = {row["prompt"]: row["answer_id"] for row in rows}
         prompts = sorted(seen)
         random.Random(7).shuffle(prompts)
         prompts = prompts[:3_000]

@@ -9,10 +9,8 @@ tokens: 0.25 in, 2.00 out. The policy was chosen on the first 60,000 blocks and 
 their recorded order, which are left out here.
 """
 
-import gzip
 import hashlib
 import heapq
-import json
 import math
 import random
 import statistics
@@ -20,10 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from measure import alternate, data_arguments, has_recorded, micro, table
+from measure import alternate, data_arguments, has_recorded, json_rows, micro, table
 
 from langchain_tokenopt.caches.eviction import CostAware, Eviction, Lru
 from langchain_tokenopt.caches.memory import MemoryStore
@@ -55,12 +52,6 @@ class Stream:
     answers: dict[bytes, Answer]
 
 
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Read gzipped JSON lines."""
-    with gzip.open(file, "rt") as lines:
-        return [json.loads(line) for line in lines]
-
-
 def key_of(name: object) -> bytes:
     """Return a 32-byte key, as the caches make them."""
     return hashlib.blake2b(str(name).encode(), digest_size=32).digest()
@@ -79,7 +70,7 @@ def blocks(folder: Path, *, answered: bool, slices: int, length: int) -> Iterato
     """
     requests: list[bytes] = []
     answers: dict[bytes, Answer] = {}
-    for row in rows_of(folder / "mooncake_conversation_trace.jsonl.gz"):
+    for row in json_rows(folder / "mooncake_conversation_trace.jsonl.gz"):
         last = len(row["hash_ids"]) - 1
         for place, block in enumerate(row["hash_ids"]):
             key = key_of(block)
@@ -95,7 +86,7 @@ def blocks(folder: Path, *, answered: bool, slices: int, length: int) -> Iterato
 
 def intents(folder: Path, name: str, *, orders: int) -> Iterator[Stream]:
     """Yield a stream's answers in shuffled orders, with tokens drawn log-normally."""
-    asked = [row["answer_id"] for row in rows_of(folder / f"{name}.jsonl.gz")]
+    asked = [row["answer_id"] for row in json_rows(folder / f"{name}.jsonl.gz")]
     for seed in range(1, orders + 1):
         draw = random.Random(seed)
         order = draw.sample(asked, len(asked))

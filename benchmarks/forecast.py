@@ -13,19 +13,16 @@ splits by question; the trace's later half by its earlier one. Needs `--data` or
 the recorded parts.
 """
 
-import gzip
-import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt.advisor.forecast import SpendSeries, forecast
 from langchain_tokenopt.advisor.output_length import (
@@ -150,7 +147,7 @@ KINDS = ("weekly", "flat", "trend", "walk", "shift", "zero days", "gaps", "burst
 def spans(data: Path, *, seconds: int) -> list[float]:
     """Return the trace's tokens in each span."""
     found: dict[int, float] = {}
-    for row in rows_of(data / "cache" / "mooncake_conversation_trace.jsonl.gz"):
+    for row in json_rows(data / "cache" / "mooncake_conversation_trace.jsonl.gz"):
         span = row["timestamp"] // (1_000 * seconds)
         found[span] = found.get(span, 0.0) + row["input_length"] + row["output_length"]
     return [found.get(n, 0.0) / 1e6 for n in range(max(found))]  # the last span is cut off
@@ -211,12 +208,6 @@ def share(found: int, of: int) -> str:
     return f"{found / of:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
-def rows_of(file: Path) -> Iterable[dict[str, Any]]:
-    """Yield the rows of a file."""
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
-
-
 def mooncake(data: Path) -> list[OutputExample]:
     """Return the trace's calls, which have no text."""
     return [
@@ -224,14 +215,14 @@ def mooncake(data: Path) -> list[OutputExample]:
             facts=PromptFacts(input_tokens=row["input_length"]),
             output_tokens=row["output_length"],
         )
-        for row in rows_of(data / "cache" / "mooncake_conversation_trace.jsonl.gz")
+        for row in json_rows(data / "cache" / "mooncake_conversation_trace.jsonl.gz")
     ]
 
 
 def recorded(data: Path, file: str) -> list[OutputExample]:
     """Return the calls of a file of questions; a feature is the question's set."""
     found = []
-    for row in rows_of(data / "cascade" / file):
+    for row in json_rows(data / "cascade" / file):
         for model, answer in row["models"].items():
             # Verified answers were picked out of a hundred, so are no single calls.
             if model.endswith("_verification") or not answer["out_tokens"][0]:

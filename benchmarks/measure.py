@@ -1,13 +1,16 @@
-"""What benchmarks share: arguments, runs timed side by side, how sure a ratio is, tables."""
+"""What benchmarks share: arguments, recorded rows, runs in turns, how sure a ratio is, tables."""
 
 import argparse
 import gc
+import gzip
+import json
 import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -34,6 +37,12 @@ def has_recorded(data: Path, needed: str) -> bool:
     if not found:
         print(f"no recorded data in {data}; point --data or TOKENOPT_DATA at it")
     return found
+
+
+def json_rows(path: Path) -> Iterator[Any]:
+    """Yield the objects of a gzipped file of JSON Lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

@@ -14,8 +14,6 @@ Plain top-k takes documents in the order of their cosine until the budget is use
 95% over the questions. Needs `--data` or TOKENOPT_DATA.
 """
 
-import gzip
-import json
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.documents import Document
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -147,12 +145,6 @@ def percent(values: Sequence[float]) -> str:
 # --- sets -----------------------------------------------------------------------------------------
 
 
-def rows_of(path: Path) -> Iterator[Any]:
-    """Yield the rows of a file."""
-    with gzip.open(path, "rt") as lines:
-        yield from map(json.loads, lines)
-
-
 def case_of(row: Any, needed: set[str], share: float) -> Case:
     """Return a question over the sentences of its context."""
     sentences = sentences_of(row["context"])
@@ -170,7 +162,7 @@ def sentences_of(text: str) -> list[str]:
 
 def prontoqa(data: Path, share: float) -> Iterator[Case]:
     """Yield the questions whose chain is complete."""
-    for row in rows_of(data / "reasoning/gold_prontoqa_500_dev.jsonl.gz"):
+    for row in json_rows(data / "reasoning/gold_prontoqa_500_dev.jsonl.gz"):
         needed = chain(row)
         if needed:
             yield case_of(row, needed, share)
@@ -207,7 +199,7 @@ def kind(word: str) -> str:
 
 def proofwriter(data: Path, share: float) -> Iterator[Case]:
     """Yield the questions whose derived answer is the gold one."""
-    for row in rows_of(data / "reasoning/gold_proofwriter_d5_600_dev.jsonl.gz"):
+    for row in json_rows(data / "reasoning/gold_proofwriter_d5_600_dev.jsonl.gz"):
         if "_Att" not in row["id"] or row["gold"] == "C":
             continue
         needed = proof(row)
@@ -288,7 +280,7 @@ def subject(word: str) -> str:
 
 def banking(data: Path, budget: int) -> Iterator[Case]:
     """Yield questions with a document for each intent."""
-    rows = list(rows_of(data / "cache/banking77_stream_dev.jsonl.gz"))
+    rows = list(json_rows(data / "cache/banking77_stream_dev.jsonl.gz"))
     texts: dict[str, list[str]] = {}
     for row in rows[: len(rows) // 2]:
         said = texts.setdefault(str(row["answer_id"]), [])

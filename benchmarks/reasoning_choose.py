@@ -14,8 +14,6 @@
 Intervals are 95%. The models are of 2022 and 2023. Needs `--data` or TOKENOPT_DATA for 1 and 2.
 """
 
-import gzip
-import json
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +24,7 @@ from typing import Any
 
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.errors import BudgetExceededError
@@ -98,8 +96,7 @@ def measured(
 def gsm8k(data: Path, most: int | None) -> Rows:
     """Return the rows of the four models; a verified answer costs 100 samples."""
     path = data / "reasoning" / "mm_openai_gsm8k_4models_dev.jsonl.gz"
-    with gzip.open(path, "rt") as lines:
-        told = [json.loads(line) for line in lines][:most]
+    told = list(json_rows(path))[:most]
     samples = [LabelledSample(row["question"], row["gold"]) for row in told]
     rows = {}
     for name in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
@@ -119,8 +116,7 @@ def gsm8k(data: Path, most: int | None) -> Rows:
 def dates(data: Path, most: int | None) -> Rows:
     """Return the rows of one answer and of votes over several."""
     path = data / "reasoning" / "ms_fcot_codex_date_ltm_40_dev.jsonl.gz"
-    with gzip.open(path, "rt") as lines:
-        told = [json.loads(line) for line in lines][:most]
+    told = list(json_rows(path))[:most]
     samples = [LabelledSample(row["question"], row["gold"]) for row in told]
 
     def model() -> ReplayModel:

@@ -14,8 +14,6 @@ Intervals are 95% (Wilson). Needs `--data` or TOKENOPT_DATA for the first.
 """
 
 import datetime
-import gzip
-import json
 import math
 import random
 import re
@@ -26,7 +24,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt.reasoning.extract import Answers, date, number, option, text
 
@@ -45,10 +43,10 @@ def main() -> None:
 def gsm8k(data: Path, most: int) -> None:
     """Print how often each way to read finds the recorded gold answer."""
     ways: dict[str, Read] = {"ours": number, "official regex": official, "DSPy's metric": of_dspy}
-    golds = list(rows(data / "gold_gsm8k_test_dev.jsonl.gz"))[:most]
+    golds = list(json_rows(data / "gold_gsm8k_test_dev.jsonl.gz"))[:most]
     runs = [
         (run["text"], gold_of(row), bool(run["is_correct"]))
-        for row in list(rows(data / "mm_openai_gsm8k_4models_dev.jsonl.gz"))[:most]
+        for row in list(json_rows(data / "mm_openai_gsm8k_4models_dev.jsonl.gz"))[:most]
         for run in row["models"].values()
     ]
     lines = []
@@ -198,12 +196,6 @@ def share(found: list[bool]) -> str:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return f"{p:.1%} ({max(middle - half, 0):.1%} to {min(middle + half, 1):.1%})"
-
-
-def rows(path: Path) -> Iterator[Any]:
-    """Yield the objects of a gzipped file of JSON Lines."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, UsageMetadata
-from measure import data_arguments, has_recorded, table
-from prefilter import Fact, Rule, fact_of, kind, proof, rows_of, rule_of, sentences_of
+from measure import data_arguments, has_recorded, json_rows, table
+from prefilter import Fact, Rule, fact_of, kind, proof, rule_of, sentences_of
 from reasoning_extract import share
 
 from langchain_tokenopt import counter_for
@@ -95,13 +95,13 @@ class Known:
 
 def prontoqa(data: Path) -> Iterator[Case]:
     """Yield the questions whose answer follows."""
-    for row in rows_of(data / "reasoning/gold_prontoqa_500_dev.jsonl.gz"):
+    for row in json_rows(data / "reasoning/gold_prontoqa_500_dev.jsonl.gz"):
         yield from case_of(row, row["gold"] == "A")
 
 
 def proofwriter(data: Path) -> Iterator[Case]:
     """Yield the questions whose derived answer is the gold one."""
-    for row in rows_of(data / "reasoning/gold_proofwriter_d5_600_dev.jsonl.gz"):
+    for row in json_rows(data / "reasoning/gold_proofwriter_d5_600_dev.jsonl.gz"):
         if "_Att" not in row["id"] and "Att" not in row["id"].split("-")[0]:
             continue
         if row["gold"] != "C" and proof(row):
@@ -601,7 +601,7 @@ def show_scan(data: Path, most: int) -> None:
     """Print what least-to-most makes of commands."""
     rng = random.Random(0)
     right, repaired, found = [], 0, defaultdict[int, list[list[float]]](list)
-    for row in list(rows_of(data / "reasoning/gold_scan_length_1000_dev.jsonl.gz"))[:most]:
+    for row in list(json_rows(data / "reasoning/gold_scan_length_1000_dev.jsonl.gz"))[:most]:
         model = composer(rng)
         result = LeastToMost(model, output="text", style="none").invoke(row["question"])
         right.append(result.answer == row["gold"])

@@ -21,8 +21,6 @@ Intervals are 95%, bootstrapped over the puzzles. Needs `--data` or TOKENOPT_DAT
 """
 
 import ast
-import gzip
-import json
 import operator
 import random
 import re
@@ -30,12 +28,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, UsageMetadata
 from langchain_core.prompts import ChatPromptTemplate
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt import counter_for
 from langchain_tokenopt.errors import ScriptExhaustedError
@@ -123,8 +120,8 @@ def main() -> None:
     folder, most = given.data / "reasoning", 8 if given.quick else 1_000
     if not has_recorded(given.data, f"reasoning/{SEARCHES}"):
         return
-    searches = rows(folder / SEARCHES)[:most]
-    samples = {name: rows(folder / file)[:most] for name, file in SAMPLES.items()}
+    searches = list(json_rows(folder / SEARCHES))[:most]
+    samples = {name: list(json_rows(folder / file))[:most] for name, file in SAMPLES.items()}
     puzzles = [puzzle_of(row) for row in searches]
     show_checks(puzzles, [*searches, *(row for found in samples.values() for row in found)])
 
@@ -478,12 +475,6 @@ def interval(
 
     draws = sorted(mean(rng.choices(pairs, k=len(pairs))) for _ in range(1_000))
     return f"{mean(pairs):{form}} ({draws[25]:{form}} to {draws[974]:{form}})"
-
-
-def rows(path: Path) -> list[Any]:
-    """Return the objects of a gzipped file of JSON Lines."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 if __name__ == "__main__":

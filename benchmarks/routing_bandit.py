@@ -20,17 +20,14 @@ among eight, and the discounting among two, on other orders of the same question
 or TOKENOPT_DATA.
 """
 
-import gzip
-import json
 import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 
 from langchain_tokenopt.routing.bandit import Decision, TierBandit
 from langchain_tokenopt.routing.off_policy import Estimator, evaluate_policy
@@ -57,7 +54,7 @@ def main() -> None:
     given = data_arguments(__doc__)
     if not has_recorded(given.data, "cascade/mmlu_dev.jsonl.gz"):
         return
-    questions = [read(row) for row in rows_of(given.data / "cascade/mmlu_dev.jsonl.gz")]
+    questions = [read(row) for row in json_rows(given.data / "cascade/mmlu_dev.jsonl.gz")]
     questions = questions[:600] if given.quick else questions
     orders = [shuffled(questions, 1_000 + order) for order in range(2 if given.quick else 20)]
     policies: dict[str, Policy] = {
@@ -312,12 +309,6 @@ def read(row: Any) -> Asked:
     correct = row["correct"]
     small, large = correct["mixtral-8x7b"], correct["gpt-4-1106-preview"]
     return Asked(row["domain"], {"small": float(small), "large": float(large)})
-
-
-def rows_of(path: Path) -> list[Any]:
-    """Return the rows of a file."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-from measure import data_arguments, has_recorded, table
-from recorded.cascades import STRONG, WEAK, gsm8k, rows
+from measure import data_arguments, has_recorded, json_rows, table
+from recorded.cascades import STRONG, WEAK, gsm8k
 
 from langchain_tokenopt.reasoning.extract import number
 from langchain_tokenopt.routing.agreement import SecondOpinion
@@ -170,7 +170,7 @@ def mmlu(data: Path) -> list[Scored]:
 
     Answers were not recorded: billed are the question, 100 tokens of prompt, and 1 for the answer.
     """
-    read = list(rows(data / "cascade/mmlu_dev.jsonl.gz"))
+    read = list(json_rows(data / "cascade/mmlu_dev.jsonl.gz"))
     gains = [float(row["correct"][STRONG]) - float(row["correct"][WEAK]) for row in read]
     questions = [row["question"] for row in read]
     router = fit_router(questions[:1_000], gains[:1_000])
@@ -197,7 +197,7 @@ def hopeless(requests: Sequence[Scored]) -> list[Scored]:
 def arena(data: Path) -> list[Scored]:
     """Return claude-3-haiku's drafts before gemini-2.0-flash, scored by their length."""
     found = []
-    for row in rows(data / "cascade/routerarena_dev.jsonl.gz"):
+    for row in json_rows(data / "cascade/routerarena_dev.jsonl.gz"):
         weak, strong = row["models"][HAIKU], row["models"][FLASH]
         outcome = Outcome(
             weak_quality=float(weak["score"]),
@@ -226,7 +226,7 @@ def recommend(sets: dict[str, list[Scored]], data: Path) -> None:
             Measured(
                 float(row["models"][model]["score"]), Decimal(str(row["models"][model]["cost"]))
             )
-            for row in rows(data / "cascade/routerarena_dev.jsonl.gz")
+            for row in json_rows(data / "cascade/routerarena_dev.jsonl.gz")
         ]
         for model in (HAIKU, FLASH)
     }

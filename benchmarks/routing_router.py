@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
-from measure import data_arguments, has_recorded, table
+from measure import data_arguments, has_recorded, json_rows, table
 from numpy.typing import NDArray
-from recorded.cascades import STRONG, WEAK, rows
+from recorded.cascades import STRONG, WEAK
 from typing_extensions import override
 
 from langchain_tokenopt.embeddings import StaticEmbeddings
@@ -44,7 +44,7 @@ def main() -> None:
     given = data_arguments(__doc__)
     if not has_recorded(given.data, "cascade"):
         return
-    read = list(rows(given.data / "cascade/mmlu_dev.jsonl.gz"))
+    read = list(json_rows(given.data / "cascade/mmlu_dev.jsonl.gz"))
     if given.quick:
         read = read[::6]
     questions = [row["question"] for row in read]

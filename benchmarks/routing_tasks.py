@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from measure import data_arguments, has_recorded, table
-from prefilter import rows_of
+from measure import data_arguments, has_recorded, json_rows, table
 from reasoning_extract import share
 
 from langchain_tokenopt.embeddings import MiniLmEmbeddings, StaticEmbeddings
@@ -92,10 +91,10 @@ def measure(
 def read(data: Path) -> dict[str, list[str]]:
     """Return the questions of each kind."""
     kinds = {
-        name: texts_of(rows_of(data / "reasoning" / f"{file}_dev.jsonl.gz"))
+        name: texts_of(json_rows(data / "reasoning" / f"{file}_dev.jsonl.gz"))
         for name, file in SETS.items()
     }
-    rows = list(rows_of(data / "cascade" / "mmlu_dev.jsonl.gz"))
+    rows = list(json_rows(data / "cascade" / "mmlu_dev.jsonl.gz"))
     for name, domains in DOMAINS.items():
         kinds[name] = texts_of([row for row in rows if row["domain"] in domains])
     return kinds

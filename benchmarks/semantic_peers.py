@@ -22,10 +22,10 @@ from index_scale import resident_bytes
 from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
-from measure import data_arguments, has_recorded, micro, table
+from measure import data_arguments, has_recorded, json_rows, micro, table
 from peers.caches import GptCache, LangChainRedis, Peer, RedisVl, installed, search_server
 from peers.vcache import VCacheRule
-from semantic_streams import EMBEDDINGS, Remembered, answer, fixed, play, rows_of
+from semantic_streams import EMBEDDINGS, Remembered, answer, fixed, play
 
 from langchain_tokenopt.caches import SemanticCache
 
@@ -162,7 +162,7 @@ class Makers:
 def compare(folder: Path, makers: Makers, *, orders: int, limit: int | None) -> None:
     """Play both streams through all of them."""
     for name in STREAMS:
-        rows = rows_of(folder / f"{name}_stream_dev.jsonl.gz")[:limit]
+        rows = list(json_rows(folder / f"{name}_stream_dev.jsonl.gz"))[:limit]
         embed = Remembered(EMBEDDINGS["static"](), [row["prompt"] for row in rows])
         shuffled = [random.Random(seed).sample(rows, len(rows)) for seed in range(orders)]
         ours = [
@@ -210,7 +210,7 @@ def compare(folder: Path, makers: Makers, *, orders: int, limit: int | None) -> 
 
 def traps(folder: Path, makers: Makers) -> None:
     """Ask each cache, new for each pair, what it should not answer from the other question."""
-    pairs = rows_of(folder / "adversarial_finance.jsonl.gz")
+    pairs = list(json_rows(folder / "adversarial_finance.jsonl.gz"))
     embed = Remembered(EMBEDDINGS["static"](), [r[end] for r in pairs for end in ("cached", "new")])
     whole = dumped([r[end] for r in pairs for end in ("cached", "new")])
     served: dict[str, int] = {"SemanticCache, 1%": 0}
@@ -232,8 +232,8 @@ def traps(folder: Path, makers: Makers) -> None:
 
 def speed(folder: Path, makers: Makers, *, entries: int) -> None:
     """Time look-ups of one who asks after the other, among many kept ones."""
-    rows = rows_of(folder / "clinc150_stream_dev.jsonl.gz")
-    rows += rows_of(folder / "banking77_stream_dev.jsonl.gz")
+    rows = list(json_rows(folder / "clinc150_stream_dev.jsonl.gz"))
+    rows += json_rows(folder / "banking77_stream_dev.jsonl.gz")
     texts = sorted({row["prompt"].strip() for row in rows})[:entries]
     while len(texts) < entries:
         texts += [f"{text} {len(texts)}" for text in texts[: entries - len(texts)]]

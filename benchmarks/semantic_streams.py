@@ -6,8 +6,6 @@ that belongs to another intent. Audited hits count as calls. Then pairs that mus
 that should hit, each with a new cache.
 """
 
-import gzip
-import json
 import random
 import statistics
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
-from measure import data_parser, has_recorded, table
+from measure import data_parser, has_recorded, json_rows, table
 
 from langchain_tokenopt.caches import SemanticCache
 from langchain_tokenopt.embeddings import MiniLmEmbeddings, StaticEmbeddings
@@ -29,12 +27,6 @@ EMBEDDINGS: dict[str, Callable[[], Embeddings]] = {
     "static": StaticEmbeddings,
     "minilm": MiniLmEmbeddings,
 }
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Read gzipped JSON lines."""
-    with gzip.open(file, "rt") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def answer(text: str) -> list[Any]:
@@ -111,7 +103,7 @@ def at_equal_error(curve: list[tuple[float, float]], wrong: float) -> float:
 def streams(folder: Path, embeddings: Embeddings, *, orders: int, limit: int | None) -> None:
     """Play both streams."""
     for name in ("banking77_stream_dev", "clinc150_stream_dev"):
-        rows = rows_of(folder / f"{name}.jsonl.gz")[:limit]
+        rows = list(json_rows(folder / f"{name}.jsonl.gz"))[:limit]
         embed = Remembered(embeddings, [row["prompt"] for row in rows])
         lines: dict[str, list[tuple[float, float]]] = {}
         for seed in range(orders):
@@ -157,7 +149,7 @@ def pairs(folder: Path, embeddings: Embeddings, *, limit: int | None) -> None:
     rows = []
     for name, wants in (("adversarial_finance", "miss"), ("gptcache_mock_pairs", "hit")):
         served = similar = 0
-        pairs_ = rows_of(folder / f"{name}.jsonl.gz")[:limit]
+        pairs_ = list(json_rows(folder / f"{name}.jsonl.gz"))[:limit]
         embed = Remembered(embeddings, [row[end] for row in pairs_ for end in ("cached", "new")])
         for row in pairs_:
             cache = SemanticCache(embed, max_error_rate=0.01, audit_rate=1e-9, policy=None)

@@ -7,8 +7,6 @@ stream that it was not fitted on. Run it with PYTHONPATH=benchmarks.
 """
 
 import argparse
-import gzip
-import json
 import os
 import random
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import table
+from measure import json_rows, table
 from semantic_streams import Remembered, interval, play
 
 from langchain_tokenopt.caches import SemanticCache
@@ -26,12 +24,6 @@ from langchain_tokenopt.embeddings import StaticEmbeddings
 
 NEAR = 8
 STREAMS = ("banking77", "clinc150")
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Read gzipped JSON lines."""
-    with gzip.open(file, "rt") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def shadow(rows: list[dict[str, Any]], vectors: Any, *, most: int) -> tuple[list[Any], list[bool]]:
@@ -80,14 +72,14 @@ def fitted(folder: Path, streams: Sequence[str], embed: StaticEmbeddings) -> lis
     random.seed(0)
     x, right, weight = [], [], []
     for name in streams:
-        rows = rows_of(folder / f"{name}_stream_dev.jsonl.gz")
+        rows = list(json_rows(folder / f"{name}_stream_dev.jsonl.gz"))
         vectors = embed.vectors([row["prompt"] for row in rows])
         for most, each in ((NEAR, 1.0), (1, 0.2)):
             more, labels = shadow(rows, vectors, most=most)
             x += more
             right += labels
             weight += [each] * len(more)
-    more, labels = pairs(rows_of(folder / "gptcache_mock_pairs.jsonl.gz"), embed)
+    more, labels = pairs(list(json_rows(folder / "gptcache_mock_pairs.jsonl.gz")), embed)
     x += more
     right += labels
     weight += [0.5] * len(more)
@@ -103,7 +95,7 @@ def unseen(folder: Path, *, orders: int, embed: StaticEmbeddings) -> None:
     shown = []
     for played, other in (STREAMS, STREAMS[::-1]):
         start = fitted(folder, [other], embed)
-        rows = rows_of(folder / f"{played}_stream_dev.jsonl.gz")
+        rows = list(json_rows(folder / f"{played}_stream_dev.jsonl.gz"))
         known = Remembered(embed, [row["prompt"] for row in rows])
         for length in (1_000, 3_000, len(rows)):
             found = []

@@ -4,15 +4,14 @@ Prices are dollars for a million tokens, input and output, at the time of the mo
 GSM8K is counted with 100 tokens of prompt around the question, in every call.
 """
 
-import gzip
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import json_rows
 from numpy.typing import NDArray
 
 from langchain_tokenopt.reasoning.extract import number
@@ -36,12 +35,6 @@ class Quality:
     cost_95: float
 
 
-def rows(path: Path) -> Iterator[Any]:
-    """Yield the rows of a file."""
-    with gzip.open(path, "rt") as lines:
-        yield from map(json.loads, lines)
-
-
 def gsm8k(data: Path) -> tuple[LabelledDraft, ...]:
     """Return Mixtral's drafts beside gpt-4-1106, graded from the texts, with one peer's opinion."""
     return tuple(
@@ -56,7 +49,7 @@ def gsm8k(data: Path) -> tuple[LabelledDraft, ...]:
             strong_cost=_cost(row, STRONG),
             gate_cost=_cost(row, PEER),
         )
-        for row in rows(data / "cascade/gsm8k_dev.jsonl.gz")
+        for row in json_rows(data / "cascade/gsm8k_dev.jsonl.gz")
     )
 
 
