@@ -272,7 +272,6 @@ def main() -> None:
     """Run what can run here."""
     chosen = data_arguments(__doc__)
     if not has_recorded(chosen.data, "cache"):
-        print("|---|")
         return
     folder = chosen.data / "cache"
     with search_server() as url, tempfile.TemporaryDirectory() as place:
