@@ -61,7 +61,7 @@ format: $(VENV)/.installed  ## Apply the formatter and the safe fixes
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed  ## Run every benchmark; figures in BENCHMARKS.md come from here
-	@for file in $$(ls benchmarks/*.py | grep -v measure); do echo; echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(sort $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))); do echo; echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 docs: $(VENV)/.installed  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
