@@ -9,7 +9,6 @@ day, each looked at when the hour is over. An alarm is false if no incident of i
 nor was in the hour before. The defaults were chosen on seeds 0 to 4, these are others.
 """
 
-import argparse
 import math
 import os
 import random
@@ -26,7 +25,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
-from measure import json_rows, table
+from measure import json_rows, quick_parser, table
 
 from langchain_tokenopt.accounting import (
     CallRecord,
@@ -97,8 +96,7 @@ class Incident:
 
 def main() -> None:
     """Play the months and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    parser = quick_parser(__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("TOKENOPT_DATA"))
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first", type=int, default=100)

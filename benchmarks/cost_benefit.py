@@ -15,7 +15,6 @@ Intervals are 95%, by a circular block bootstrap over stretches of 16 requests: 
 saving depends on the hour of this traffic, and nothing of other applications.
 """
 
-import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from decimal import Decimal
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langchain_openai import ChatOpenAI
-from measure import table
+from measure import quick_parser, table
 from pydantic import SecretStr
 
 from langchain_tokenopt import UsageLedger
@@ -89,8 +88,7 @@ class Played:
 
 def main() -> None:
     """Play each technique alone, all together, and all but one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    parser = quick_parser(__doc__)
     parser.add_argument(
         "--work", type=Decimal, default=Decimal(1000), help="dollars of work to earn back"
     )

@@ -15,7 +15,14 @@ from typing import Any
 
 def arguments(description: str | None) -> argparse.Namespace:
     """Read `--quick`, which every benchmark takes."""
-    return _parser(description).parse_args()
+    return quick_parser(description).parse_args()
+
+
+def quick_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what reads `--quick`, for a benchmark that takes more."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
+    return parser
 
 
 def data_arguments(description: str | None) -> argparse.Namespace:
@@ -25,7 +32,7 @@ def data_arguments(description: str | None) -> argparse.Namespace:
 
 def data_parser(description: str | None) -> argparse.ArgumentParser:
     """Return what reads `--quick` and `--data`, for a benchmark that takes more."""
-    parser = _parser(description)
+    parser = quick_parser(description)
     default = os.environ.get("TOKENOPT_DATA") or Path(__file__).parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default))
     return parser
@@ -43,12 +50,6 @@ def json_rows(path: Path) -> Iterator[Any]:
     """Yield the objects of a gzipped file of JSON Lines."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
-
-
-def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a small run, for CI")
-    return parser
 
 
 def alternate(
