@@ -219,8 +219,7 @@ def easy(folder: Path, *, logs: int) -> None:
         [
             [
                 f"{held} of {logs}",
-                f"{sum(told)} of {len(told)}",
-                f"{100 * sum(said.value for said, _ in found) / logs:.1f}",
+                f"{100 * sum(b for b, _ in found) / logs:.1f}",
                 f"{100 * sum(t for _, t in found) / logs:.1f}",
             ]
         ],

@@ -188,9 +188,9 @@ class Stack:
         return self._sources[tier]
 
     def close(self) -> None:
-        """Release what the caches hold open."""
-        for cache in (self.cache, self.similar):
-            close = getattr(cache, "close", None)
+        """Write what the ledger has yet to write, and release what the caches hold open."""
+        for part in (self.ledger, self.cache, self.similar):
+            close = getattr(part, "close", None)
             if close is not None:
                 close()
 

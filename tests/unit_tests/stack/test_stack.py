@@ -1,5 +1,7 @@
 """What is built of a settings file."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,17 @@ def test_rules_name_the_agents_own_model_as_the_large_one() -> None:
     agent.invoke({"messages": [HumanMessage("Is the contract void?")]})
 
     assert upstream.calls == {"gpt-5-mini": 0, "gpt-5.1": 1}
+
+
+def test_a_stack_that_is_closed_has_written_its_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    for n in range(20):
+        stack, _ = stack_of(changes={"ledger.path": str(path)})
+        stack.model().invoke(f"Open on day {n}?", {"callbacks": stack.callbacks})
+        stack.close()
+
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            assert file.execute("SELECT count(*) FROM calls").fetchone() == (n + 1,)
 
 
 def test_files_are_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
