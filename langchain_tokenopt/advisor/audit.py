@@ -8,7 +8,6 @@ from pathlib import Path
 from langchain_core.embeddings import Embeddings
 
 from langchain_tokenopt.accounting import PriceSource
-from langchain_tokenopt.accounting.prices import MILLION
 from langchain_tokenopt.advisor.audit_batchable import BatchableReplay
 from langchain_tokenopt.advisor.audit_combine import Replay
 from langchain_tokenopt.advisor.audit_contexts import ContextReplay
@@ -106,9 +105,8 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
 
     The log may be OpenAI-style JSON Lines, a LangSmith or a Langfuse export (also as `.gz`), or the
     file of a `UsageLedger`, which has no prompts, so that little can be found in it. It is read
-    once, and a second time where no price is known at all, to tell tokens instead. Hashes, numbers
-    and last questions of its calls go into a temporary file, so that it may be larger than memory.
-    No model is asked.
+    once; hashes, numbers and last questions of its calls go into a temporary file, so that it may
+    be larger than memory. No model is asked. Where no price is known at all, tokens are told.
 
     Args:
         path: The log.
@@ -131,44 +129,16 @@ def audit(path: str | Path, options: AuditOptions | None = None) -> AuditReport:
     >>> report.calls, round(report.finding("exact_cache").share.value, 2)
     (100, 0.95)
     """
-    options = options or AuditOptions()
-    report = _Audit(Path(path), options).report()
-    if report.cost or not report.unpriced:
-        return report
-    counted = _Audit(Path(path), replace(options, small=None), counts_tokens=True).report()
-    return _in_tokens(counted, unpriced=report.unpriced)
-
-
-def _in_tokens(report: AuditReport, *, unpriced: tuple[UnpricedModel, ...]) -> AuditReport:
-    """Return a report that was made with a price of a millionth for each token."""
-    return replace(
-        report,
-        unit="tokens",
-        cost=report.cost * MILLION,
-        combined_saved=report.combined_saved * MILLION,
-        findings=tuple(
-            replace(
-                each,
-                saved=each.saved * MILLION,
-                added=None if each.added is None else each.added * MILLION,
-            )
-            for each in report.findings
-            if each.technique not in _OF_PRICES
-        ),
-        unpriced=unpriced,
-        notes=(*report.notes, _NO_PRICES),
-    )
+    return _Audit(Path(path), options or AuditOptions()).report()
 
 
 class _Audit:
     """One run: what was read of the log, then the replay, then the findings."""
 
-    def __init__(self, path: Path, options: AuditOptions, *, counts_tokens: bool = False) -> None:
+    def __init__(self, path: Path, options: AuditOptions) -> None:
         self._path = path
         self._options = options
-        self._facts = FactsOf(
-            prices=options.prices, small=options.small, counts_tokens=counts_tokens
-        )
+        self._facts = FactsOf(prices=options.prices, small=options.small)
         self._breaks = Breaks()
         self._problems: list[LogProblem] = []
         self._problem_count = 0
@@ -183,7 +153,7 @@ class _Audit:
             if not spill.calls:
                 first = f"; the first problem is at {self._problems[0]}" if self._problems else ""
                 raise LogFormatError(f"no call could be read from {self._path}{first}")
-            replay = self._replay(spill.calls)
+            replay = self._replay(spill.calls, counts_tokens=spill.lacks_prices())
             replay.play(spill.in_time_order())
         return self._told(replay)
 
@@ -202,13 +172,13 @@ class _Audit:
                 if len(self._problems) < _MOST_PROBLEMS:
                     self._problems.append(replace(row, reason=mask(row.reason)))
 
-    def _replay(self, count: int) -> Replay:
+    def _replay(self, count: int, *, counts_tokens: bool) -> Replay:
         options = self._options
         blocks = blocks_of(count)
         rules = PrefixRules(options.rules)
         embeddings = options.embeddings or StaticEmbeddings()
         near = self._near(embeddings)
-        looks = near is not None and options.small is not None and not self._is_ledger
+        looks = near is not None and options.small is not None and not counts_tokens
         return Replay(
             count=count,
             blocks=blocks,
@@ -228,6 +198,7 @@ class _Audit:
             else None,
             batchable=BatchableReplay(options.burst, blocks),
             errors=ErrorReplay(blocks),
+            counts_tokens=counts_tokens,
         )
 
     def _near(self, embeddings: Embeddings) -> NearReplay | None:
@@ -245,6 +216,8 @@ class _Audit:
     def _told(self, replay: Replay) -> AuditReport:
         options = self._options
         findings = findings_of(replay, small=options.small, seed=options.seed)
+        if replay.counts_tokens:
+            findings = tuple(each for each in findings if each.technique not in _OF_PRICES)
         combined, saved = combined_of(replay, seed=options.seed)
         return AuditReport(
             source=self._path.name,
@@ -264,6 +237,7 @@ class _Audit:
             problems=tuple(self._problems),
             problem_count=self._problem_count,
             settings=self._settings(replay, findings),
+            unit="tokens" if replay.counts_tokens else "dollars",
         )
 
     def _remarks(self, replay: Replay) -> Iterator[str]:
@@ -281,6 +255,8 @@ class _Audit:
             yield f"{replay.cache_hits:,} calls were served by a cache already; they cost nothing"
         if replay.blocks < LEAST_BLOCKS:
             yield f"{replay.calls} calls are too few for intervals"
+        if replay.counts_tokens:
+            yield _NO_PRICES
 
     def _time(self, at: float | None) -> datetime | None:
         return datetime.fromtimestamp(at, UTC) if at is not None and self._has_times else None
@@ -292,11 +268,12 @@ class _Audit:
         rule = replay.rules(model)
         free = longest_free(rule).name if rule is not None else None
         near = replay.near
+        compares = not replay.counts_tokens and options.small != model
         return settings_text(
             Advice(
                 source=self._path.name,
                 model=model,
-                small=options.small if options.small != model else None,
+                small=options.small if compares else None,
                 findings=findings,
                 ttl_s=options.ttl_s,
                 max_error_rate=options.max_error_rate,

@@ -70,6 +70,7 @@ class Replay:
         count: How many calls there will be.
         blocks: Into how many blocks of time they are cut.
         windows: Which calls the semantic cache plays.
+        counts_tokens: Whether sums are of tokens, whatever they cost.
     """
 
     count: int
@@ -83,6 +84,7 @@ class Replay:
     tasks: TaskReplay | None
     batchable: BatchableReplay
     errors: ErrorReplay
+    counts_tokens: bool = False
     cost: list[int] = field(init=False)
     """What the log cost, by block."""
     exact_sums: Sums = field(init=False)
@@ -138,6 +140,8 @@ class Replay:
             unpriced = self.unpriced.setdefault(call.model, Unpriced())
             unpriced.calls += 1
             unpriced.tokens += call.input + call.output
+        if self.counts_tokens:
+            call = call.in_tokens()
         paths = _Paths(call, self._sent, self._sent_after, self.rules, self.templates)
         base = paths.now.cost(call)
         self.unknown_reads += not call.reads_known

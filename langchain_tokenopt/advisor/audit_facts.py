@@ -101,10 +101,16 @@ class CallFacts(NamedTuple):
         """Return the tokens of a share of the prompt."""
         return self.input * characters // self.characters if self.characters else 0
 
-
-def a_token_each(**_: Any) -> Price:
-    """Return a millionth for each token, so that a million times a cost is a number of tokens."""
-    return Price(input=Decimal(1), output=Decimal(1), source="tokens, not dollars")
+    def in_tokens(self) -> "CallFacts":
+        """Return the facts with each token, read, written or not, for one dollar."""
+        one = int(PICO)
+        return self._replace(
+            cost=(self.input + self.output) * one,
+            input_rate=one,
+            read_rate=one,
+            write_rate=one,
+            batch_cost=None,
+        )
 
 
 class FactsOf:
@@ -113,19 +119,11 @@ class FactsOf:
     Args:
         prices: Where prices come from.
         small: The model whose prices are compared with.
-        counts_tokens: Whether every token costs a millionth, whatever the prices say.
     """
 
-    def __init__(
-        self,
-        *,
-        prices: PriceSource | None = None,
-        small: str | None = None,
-        counts_tokens: bool = False,
-    ) -> None:
-        self._prices = a_token_each if counts_tokens else prices or GenaiPrices()
+    def __init__(self, *, prices: PriceSource | None = None, small: str | None = None) -> None:
+        self._prices = prices or GenaiPrices()
         self._small = small
-        self.counts_tokens = counts_tokens
 
     def __call__(self, call: LoggedCall) -> CallFacts:
         """Return the facts of one call."""

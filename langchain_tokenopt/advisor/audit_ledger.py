@@ -55,8 +55,6 @@ def _facts(record: CallRecord, line: int, facts: FactsOf) -> CallFacts:
     )
     # What was booked is what was paid; rates only say what else it might have cost.
     booked = None if record.cost is None else int(record.cost * PICO)
-    if facts.counts_tokens and record.kind != "cache_hit":
-        booked = money["cost"]
     return CallFacts(
         at=record.started_at.timestamp(),
         line=line,

@@ -51,6 +51,15 @@ class Spill:
             self._times.extend(each.at for each in batch)
             self.calls += len(batch)
 
+    def lacks_prices(self) -> bool:
+        """Return whether there are tokens without a price, and no call that costs anything."""
+        paid = "SELECT 1 FROM facts WHERE cost > 0"
+        unpriced = "SELECT 1 FROM facts WHERE cost IS NULL AND input + output > 0"
+        query = f"SELECT EXISTS ({unpriced}) AND NOT EXISTS ({paid})"
+        with self._telling():
+            (found,) = self._connection.execute(query).fetchone()
+        return bool(found)
+
     def in_time_order(self) -> Iterator[CallFacts]:
         """Yield the facts, the oldest first."""
         times = np.array(self._times)
