@@ -7,12 +7,11 @@ from math import ceil
 from langchain_tokenopt.advisor.audit_evidence import Example, example
 from langchain_tokenopt.advisor.audit_facts import CallFacts
 from langchain_tokenopt.advisor.audit_prefixes import Reads
+from langchain_tokenopt.prompts.context_fit import NOTE_TOKENS
+from langchain_tokenopt.prompts.context_recall import Recall, within
 
 _MOST_EXAMPLES = 3
 _MOST_CONVERSATIONS = 100_000
-_NOTE = 20
-_PASSAGES = 300
-"""What a `ContextWindow` keeps free by default: for its note, and for what a question may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class ContextReplay:
         out, is_new = known, False
         if call.input - known > self.max_tokens:
             half = self.max_tokens // 2
-            least = call.input - half + _NOTE + min(_PASSAGES, half // 4)
+            least = call.input - half + NOTE_TOKENS + within(Recall(), half).max_tokens
             turn = most / max(call.turns / 2, 1)
             out = min(int(ceil(least / turn) * turn), most) if turn else 0
             is_new = out > known

@@ -27,7 +27,7 @@ from langchain_tokenopt.prompts.context_edit import (
 from langchain_tokenopt.prompts.context_history import History, read_history
 from langchain_tokenopt.prompts.context_memory import Remembered
 from langchain_tokenopt.prompts.context_needs import Ask, Failed, InFlight, Load, Save, Steps, Wait
-from langchain_tokenopt.prompts.context_recall import Hidden, Recall, asked_since, recalled
+from langchain_tokenopt.prompts.context_recall import Hidden, Recall, asked_since, recalled, within
 from langchain_tokenopt.prompts.context_relevance import Relevance
 from langchain_tokenopt.prompts.context_report import (
     ContextReport,
@@ -48,7 +48,8 @@ _LOG = logging.getLogger(__name__)
 WhenTooLarge = Literal["raise", "send"]
 
 _PRIMING = 3  # tokens of every request, whatever its messages
-_NOTE_TOKENS = 20
+NOTE_TOKENS = 20
+"""Kept free for the note that says that something was left out."""
 _MOST_EDITS = 20_000
 _MOST_RECALLS = 2_000
 _MOST_HIDDEN = 32  # conversations
@@ -92,10 +93,7 @@ class Fitter:
         self._options = options
         self._relevance = relevance
         self._settings = options.settings
-        # Passages must not take the room of the conversation itself.
-        self._recall = options.recall and replace(
-            options.recall, max_tokens=min(options.recall.max_tokens, options.keep_tokens // 4 or 1)
-        )
+        self._recall = options.recall and within(options.recall, options.keep_tokens)
         self._edits: Remembered[str, Edit] = Remembered(_MOST_EDITS)
         self._recalls: Remembered[tuple[bytes, bytes, int], str] = Remembered(_MOST_RECALLS)
         self._hidden: Remembered[tuple[bytes, int], Hidden] = Remembered(_MOST_HIDDEN)
@@ -281,7 +279,7 @@ class Fitter:
         stay = before.tokens - before.recalled - sum(group.tokens for group in groups)
         if last.dropped:
             stay -= self._count(note_of(last))
-        room = options.keep_tokens - stay - _NOTE_TOKENS - notes - brought
+        room = options.keep_tokens - stay - NOTE_TOKENS - notes - brought
         staying = kept(groups, room=room, strategy=options.strategy, relevance=relevance)
         going = [group for group in groups if group not in staying]
         edit = Edit(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
@@ -43,6 +43,11 @@ class Recall:
                 f"{self.max_tokens} and {self.least}"
             )
             raise ConfigurationError(message)
+
+
+def within(recall: Recall, keep_tokens: int) -> Recall:
+    """Return it with so few tokens that passages do not take the room of the conversation."""
+    return replace(recall, max_tokens=min(recall.max_tokens, keep_tokens // 4 or 1))
 
 
 @dataclass(frozen=True, slots=True)
