@@ -1,18 +1,17 @@
 """Keeps an agent's requests within a number of tokens; its state keeps the whole conversation."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware import ModelRequest
 from langchain_core.messages import SystemMessage
 from typing_extensions import override
 
-from langchain_tokenopt.middleware.order import inside
+from langchain_tokenopt.middleware.rewriting import RewritingMiddleware
 from langchain_tokenopt.prompts.context import ContextWindow
 from langchain_tokenopt.prompts.context_report import FittedContext
 
 
-class ContextMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class ContextMiddleware(RewritingMiddleware):
     """Shortens what an agent's model is sent, by a `ContextWindow`; tools and system prompt count.
 
     Nothing is removed from the agent's state: what is left out of one request can come back in a
@@ -39,24 +38,12 @@ class ContextMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._window = window
 
     @override
-    def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
-        fitted = self._window.fit(_all_of(request), tools=request.tools)
-        with inside(self):
-            return handler(_with(request, fitted))
+    def _rewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        return _with(request, self._window.fit(_all_of(request), tools=request.tools))
 
     @override
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        fitted = await self._window.afit(_all_of(request), tools=request.tools)
-        with inside(self):
-            return await handler(_with(request, fitted))
+    async def _arewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        return _with(request, await self._window.afit(_all_of(request), tools=request.tools))
 
 
 def _all_of(request: ModelRequest[Any]) -> list[Any]:

@@ -29,8 +29,12 @@ class RewritingMiddleware(AgentMiddleware[Any, Any, Any], ABC):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         with inside(self):
-            return await handler(self._rewritten(request))
+            return await handler(await self._arewritten(request))
 
     @abstractmethod
     def _rewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """Return what the model is sent instead."""
+
+    async def _arewritten(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """Return the same on an event loop; to be overridden where it would block."""
+        return self._rewritten(request)
