@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
@@ -42,6 +41,9 @@ from langchain_tokenopt.errors import ConfigurationError
 from langchain_tokenopt.messages import cache_source, is_cache_hit
 from langchain_tokenopt.testing import Failure, LoopbackServer, ScriptedModel
 
+Until = Callable[[Callable[[], bool]], None]
+AsyncUntil = Callable[[Callable[[], bool]], Awaitable[None]]
+
 Caches = Callable[[], BaseCache]
 
 
@@ -78,22 +80,6 @@ class AsyncGate:
     async def sleep(self, _: float) -> None:
         self.entered.set()
         await asyncio.wait_for(self.opened.wait(), 30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(3_000):
-        if condition():
-            return
-        time.sleep(0.005)
-    pytest.fail("waited in vain")
-
-
-async def auntil(condition: Callable[[], bool]) -> None:
-    for _ in range(3_000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("waited in vain")
 
 
 def waiting(model: CachedChatModel, text: str = "2 + 2?") -> int:
@@ -472,7 +458,7 @@ async def test_events_of_a_hit_hold_the_answer() -> None:
 # --- one call for many --------------------------------------------------------------------------
 
 
-def test_a_hundred_identical_threads_make_one_call() -> None:
+def test_a_hundred_identical_threads_make_one_call(until: Until) -> None:
     gate = Gate()
     upstream = ScriptedModel([gate.answer])
     model = CachedChatModel(upstream, cache=MemoryCache())
@@ -489,7 +475,7 @@ def test_a_hundred_identical_threads_make_one_call() -> None:
     assert upstream.calls == 1
 
 
-async def test_a_hundred_identical_tasks_make_one_call() -> None:
+async def test_a_hundred_identical_tasks_make_one_call(auntil: AsyncUntil) -> None:
     gate = AsyncGate()
     upstream = ScriptedModel(["four"], latency_s=1, async_sleep=gate.sleep)
     model = CachedChatModel(upstream, cache=MemoryCache())
@@ -525,7 +511,7 @@ async def test_an_async_batch_and_generate_make_one_call() -> None:
     assert upstream.calls == 1
 
 
-def test_streams_and_calls_in_flight_share_one_call() -> None:
+def test_streams_and_calls_in_flight_share_one_call(until: Until) -> None:
     gate = Gate()
     upstream = ScriptedModel([gate.answer])
     model = CachedChatModel(upstream, cache=MemoryCache())
@@ -543,7 +529,7 @@ def test_streams_and_calls_in_flight_share_one_call() -> None:
     assert upstream.calls == 1
 
 
-def test_two_wrappers_of_one_cache_share_their_flights() -> None:
+def test_two_wrappers_of_one_cache_share_their_flights(until: Until) -> None:
     gate = Gate()
     upstream = ScriptedModel([gate.answer])
     cache = MemoryCache()
@@ -597,7 +583,7 @@ def test_tenants_of_one_semantic_cache_share_no_call_in_flight() -> None:
         assert first.result(30) == "four"
 
 
-def test_threads_and_tasks_share_one_call() -> None:
+def test_threads_and_tasks_share_one_call(until: Until) -> None:
     gate = Gate()
     upstream = ScriptedModel([gate.answer])
     model = CachedChatModel(upstream, cache=MemoryCache())
@@ -617,7 +603,7 @@ def test_threads_and_tasks_share_one_call() -> None:
     assert upstream.calls == 1
 
 
-def test_a_failure_of_the_first_hands_over_to_the_next() -> None:
+def test_a_failure_of_the_first_hands_over_to_the_next(until: Until) -> None:
     gate = Gate()
 
     def fail(messages: Any) -> Any:
@@ -649,7 +635,7 @@ def test_with_a_model_that_is_down_every_caller_gets_its_own_error() -> None:
     assert waiting(model) == 0
 
 
-async def test_a_cancelled_first_hands_over_to_the_next() -> None:
+async def test_a_cancelled_first_hands_over_to_the_next(auntil: AsyncUntil) -> None:
     gate = AsyncGate()
     upstream = ScriptedModel(
         ["lost", "four"], latency_s=1, async_sleep=gate.sleep, when_exhausted="raise"
@@ -669,7 +655,7 @@ async def test_a_cancelled_first_hands_over_to_the_next() -> None:
     assert upstream.calls == 2
 
 
-async def test_a_cancelled_waiter_leaves_the_others_alone() -> None:
+async def test_a_cancelled_waiter_leaves_the_others_alone(auntil: AsyncUntil) -> None:
     gate = AsyncGate()
     upstream = ScriptedModel(["four"], latency_s=1, async_sleep=gate.sleep)
     model = CachedChatModel(upstream, cache=MemoryCache())
@@ -683,7 +669,7 @@ async def test_a_cancelled_waiter_leaves_the_others_alone() -> None:
     assert upstream.calls == 1
 
 
-def test_an_abandoned_stream_is_not_kept_and_hands_over() -> None:
+def test_an_abandoned_stream_is_not_kept_and_hands_over(until: Until) -> None:
     upstream = ScriptedModel(["one two three", "one two three"])
     model = CachedChatModel(upstream, cache=MemoryCache())
 

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from langchain_tokenopt.caches.flight import SingleFlight, Turn
 
+Until = Callable[[Callable[[], bool]], None]
+AsyncUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 ALWAYS_S = 1_000.0
 
 
@@ -26,22 +27,6 @@ class Looks:
         return self.now
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(3_000):
-        if condition():
-            return
-        time.sleep(0.005)
-    pytest.fail("waited in vain")
-
-
-async def auntil(condition: Callable[[], bool]) -> None:
-    for _ in range(3_000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("waited in vain")
-
-
 def follow(flights: SingleFlight[str]) -> Turn[str]:
     with flights.take_turn("key") as turn:
         return turn
@@ -52,7 +37,7 @@ async def afollow(flights: SingleFlight[str]) -> Turn[str]:
         return turn
 
 
-def test_a_thread_waits_on_for_a_call_that_only_takes_long() -> None:
+def test_a_thread_waits_on_for_a_call_that_only_takes_long(until: Until) -> None:
     clock = Looks()
     flights = SingleFlight[str](stall_s=0.01, lease_s=10, clock=clock)
 
@@ -65,7 +50,7 @@ def test_a_thread_waits_on_for_a_call_that_only_takes_long() -> None:
     assert (turn.shared, turn.leads) == ("four", False)
 
 
-async def test_a_task_waits_on_for_a_call_that_only_takes_long() -> None:
+async def test_a_task_waits_on_for_a_call_that_only_takes_long(auntil: AsyncUntil) -> None:
     clock = Looks()
     flights = SingleFlight[str](stall_s=0.01, lease_s=10, clock=clock)
 
@@ -78,7 +63,9 @@ async def test_a_task_waits_on_for_a_call_that_only_takes_long() -> None:
     assert (turn.shared, turn.leads) == ("four", False)
 
 
-async def test_a_task_overtakes_a_call_without_a_sign_of_life_and_hears_nothing_of_it() -> None:
+async def test_a_task_overtakes_a_call_without_a_sign_of_life_and_hears_nothing_of_it(
+    auntil: AsyncUntil,
+) -> None:
     clock = Looks()
     flights = SingleFlight[str](stall_s=0.01, lease_s=10, clock=clock)
 
@@ -92,7 +79,7 @@ async def test_a_task_overtakes_a_call_without_a_sign_of_life_and_hears_nothing_
     assert (turn.shared, turn.leads, turn.overtook) == (None, True, True)
 
 
-async def test_a_sign_of_life_keeps_the_lead() -> None:
+async def test_a_sign_of_life_keeps_the_lead(auntil: AsyncUntil) -> None:
     clock = Looks()
     flights = SingleFlight[str](stall_s=0.01, lease_s=10, clock=clock)
 
@@ -148,7 +135,7 @@ def test_the_last_thousand_answered_are_known() -> None:
     assert flights.landed_lately(1_000)
 
 
-async def test_a_task_cancelled_just_when_it_got_the_lead_passes_it_on() -> None:
+async def test_a_task_cancelled_just_when_it_got_the_lead_passes_it_on(auntil: AsyncUntil) -> None:
     flights = SingleFlight[str](stall_s=ALWAYS_S)
 
     with await flights.atake_turn("key"):
@@ -162,7 +149,7 @@ async def test_a_task_cancelled_just_when_it_got_the_lead_passes_it_on() -> None
         assert turn.leads
 
 
-def test_the_lead_passes_over_a_task_whose_loop_is_closed() -> None:
+def test_the_lead_passes_over_a_task_whose_loop_is_closed(auntil: AsyncUntil) -> None:
     flights = SingleFlight[str](stall_s=0.05)
     started, ended = threading.Event(), threading.Event()
 
