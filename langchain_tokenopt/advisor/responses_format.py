@@ -61,10 +61,10 @@ def chat_response(response: Mapping[str, Any]) -> dict[str, Any]:
     return {**response, "choices": [{"message": message, "finish_reason": finished}]}
 
 
-def _append(messages: list[dict[str, Any]], item: Any) -> None:
+def _append(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:
     """Add an item to a conversation; tool calls join the assistant's message before them."""
-    kind = item.get("type") if isinstance(item, dict) else None
-    if isinstance(item, dict) and "role" in item:
+    kind = item.get("type")
+    if "role" in item:
         messages.append({"role": item["role"], "content": _content(item.get("content"))})
     elif kind == "function_call":
         given = item.get("arguments") or "{}"
